@@ -1,0 +1,1 @@
+"""Merge the base data with what reviewers answered, keeping test texts out of training."""

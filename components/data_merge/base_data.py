@@ -1,0 +1,110 @@
+"""Read labelled examples from a file or from the Hugging Face Hub."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from reviewloop.errors import DataError
+from reviewloop.records import Example
+from reviewloop.task_types import TaskType
+
+HUB_PREFIX = "hub:"
+
+
+def read_examples(
+    source: str, name: str, task: TaskType, text_field: str = "text", label_field: str = "label"
+) -> list[Example]:
+    """All examples of ``source``, marked as coming from ``name``.
+
+    ``source`` is a ``.csv`` or ``.jsonl`` file with ``text_field`` and ``label_field``, a Label Studio export
+    (``.json``; the consensus of each task's annotations), or ``hub:OWNER/DATASET[:SPLIT]``. A label may be given
+    by name or by index into the task's labels.
+
+    Raises:
+        DataError: the source is missing, or a row has no text or an unknown label; says which row.
+    """
+    if source.startswith(HUB_PREFIX):
+        rows = _hub_rows(source.removeprefix(HUB_PREFIX))
+    else:
+        path = Path(source)
+        reader = _READERS.get(path.suffix)
+        if reader is None:
+            raise DataError(f"Expected a .csv, .jsonl or .json file or {HUB_PREFIX}NAME, got {source!r}.")
+        if not path.is_file():
+            raise DataError(f"There is no data file at {path}. Check data.source and data.test_sets.")
+        if reader is _export_rows:
+            text_field, label_field = "text", "label"
+        rows = reader(path, task)
+    return [
+        _example(row, number, source, name, task, text_field, label_field) for number, row in enumerate(rows, start=1)
+    ]
+
+
+def _csv_rows(path: Path, task: TaskType) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        yield from csv.DictReader(lines)
+
+
+def _jsonl_rows(path: Path, task: TaskType) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {number} is not JSON: {error}.") from None
+
+
+def _export_rows(path: Path, task: TaskType) -> Iterator[dict[str, Any]]:
+    for exported in json.loads(path.read_text(encoding="utf-8")):
+        labels = [
+            task.annotated_label(annotation.get("result") or [])
+            for annotation in exported.get("annotations", [])
+            if not annotation.get("was_cancelled")
+        ]
+        answers = [label for label in labels if label is not None]
+        if answers:
+            yield {"text": exported["data"].get("text"), "label": task.consensus(answers).label}
+
+
+_READERS: dict[str, Callable[[Path, TaskType], Iterator[dict[str, Any]]]] = {
+    ".csv": _csv_rows,
+    ".jsonl": _jsonl_rows,
+    ".json": _export_rows,
+}
+
+
+def _hub_rows(reference: str) -> Iterator[dict[str, Any]]:
+    from datasets import load_dataset
+
+    dataset, _, split = reference.partition(":")
+    try:
+        yield from load_dataset(dataset, split=split or "train")
+    except Exception as error:
+        raise DataError(
+            f"The data set {dataset!r} cannot be loaded from the Hugging Face Hub ({type(error).__name__}). "
+            "Without access to it, point data.source to a .csv or .jsonl file."
+        ) from error
+
+
+def _example(
+    row: dict[str, Any],
+    number: int,
+    source: str,
+    name: str,
+    task: TaskType,
+    text_field: str,
+    label_field: str,
+) -> Example:
+    text, label = row.get(text_field), row.get(label_field)
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{source}, row {number}: expected a text in field {text_field!r}, got {text!r}.")
+    index = str(label)
+    if label not in task.labels and index.isdecimal() and int(index) < len(task.labels):
+        label = task.labels[int(index)]
+    if label not in task.labels:
+        raise DataError(
+            f"{source}, row {number}: expected one of {', '.join(task.labels)} in field {label_field!r}, got {label!r}."
+        )
+    return Example(text=text, label=label, source=name)

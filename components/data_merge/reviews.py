@@ -1,0 +1,119 @@
+"""Turn Label Studio tasks into examples, a snapshot of the annotations, and evidence on live accuracy."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from reviewloop.dataset import ReviewedTraffic
+from reviewloop.records import Example, ReviewTask
+from reviewloop.task_types import Consensus, TaskType
+from reviewloop.text_keys import content_key
+
+SOURCE = "reviews"
+
+
+@dataclass(frozen=True, slots=True)
+class Reviews:
+    """What the reviewers said.
+
+    ``training`` are the examples to learn from; the audited ones are not among them, so that they stay a sample
+    of the live traffic that neither training nor the router has skewed.
+    """
+
+    training: list[Example]
+    traffic: list[ReviewedTraffic]
+    annotation_ids: frozenset[int]
+    snapshot: bytes
+    """Every usable annotation as JSON Lines, in the order of tasks and annotations."""
+    tasks: int
+    answered: int
+    audited: int
+    ties: int
+    agreement: float
+    """Mean share of a task's answers that equal its consensus; 1 if there are none."""
+    by_reason: dict[str, int]
+    """Tasks by the reason they were routed for; ``other`` for tasks the loop did not make."""
+
+    @property
+    def snapshot_hash(self) -> str | None:
+        """SHA-256 of the snapshot, or None if there is no annotation."""
+        return hashlib.sha256(self.snapshot).hexdigest() if self.snapshot else None
+
+
+def collect_reviews(tasks: Iterable[ReviewTask], task_type: TaskType) -> Reviews:
+    """Take the consensus of each task's answers; tasks with the same content key count once."""
+    distinct: dict[str, ReviewTask] = {}
+    for task in tasks:
+        key = content_key(task.text)
+        if key not in distinct or len(task.annotations) > len(distinct[key].annotations):
+            distinct[key] = task
+    answered = {
+        key: (task, task_type.consensus([a.label for a in task.annotations]))
+        for key, task in distinct.items()
+        if task.annotations
+    }
+    by_reason = Counter(_reason(task) for task in distinct.values())
+    answered_by_reason = Counter(_reason(task) for task, _ in answered.values())
+    return Reviews(
+        training=[
+            Example(task.text, consensus.label, SOURCE)
+            for task, consensus in answered.values()
+            if _reason(task) != "audit"
+        ],
+        traffic=[
+            _reviewed_traffic(task, consensus, answered_by_reason[_reason(task)] / by_reason[_reason(task)])
+            for task, consensus in answered.values()
+            if task.item
+        ],
+        annotation_ids=frozenset(a.id for task, _ in answered.values() for a in task.annotations),
+        snapshot=_snapshot(task for task, _ in answered.values()),
+        tasks=len(distinct),
+        answered=len(answered),
+        audited=answered_by_reason["audit"],
+        ties=sum(consensus.tied for _, consensus in answered.values()),
+        agreement=_mean([consensus.agreement for _, consensus in answered.values()]),
+        by_reason=dict(by_reason),
+    )
+
+
+def annotation_ids(snapshot: bytes) -> frozenset[int]:
+    """The annotations in a snapshot."""
+    return frozenset(json.loads(line)["annotation"] for line in snapshot.splitlines())
+
+
+def _reason(task: ReviewTask) -> str:
+    return str(task.item.get("reason", "other"))
+
+
+def _reviewed_traffic(task: ReviewTask, consensus: Consensus, answered_share: float) -> ReviewedTraffic:
+    prediction = task.item["prediction"]
+    return ReviewedTraffic(
+        label=consensus.label,
+        predicted=max(prediction, key=prediction.__getitem__),
+        reason=task.item["reason"],
+        weight=1.0 / (task.item["propensity"] * answered_share),
+        model_version=task.item["model_version"],
+    )
+
+
+def _snapshot(tasks: Iterable[ReviewTask]) -> bytes:
+    rows = (
+        {
+            "annotation": annotation.id,
+            "task": task.task_id,
+            "key": content_key(task.text),
+            "text": task.text,
+            "label": annotation.label,
+            "reviewer": annotation.reviewer,
+            "updated_at": annotation.updated_at,
+        }
+        for task in tasks
+        for annotation in task.annotations
+    )
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 1.0

@@ -1,0 +1,1 @@
+"""Roll a promoted version out, watch it, and roll back if it misbehaves."""

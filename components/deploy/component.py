@@ -1,0 +1,16 @@
+"""KFP component: deploy a promoted version."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def deploy(version: str, registry_uri: str, model_name: str, predictor_url: str, serving_dir: str) -> None:
+    """Swap the serving model to this version; roll back if its probes are answered differently."""
+    from pathlib import Path
+
+    from components.deploy.rollout import deploy_model
+
+    deploy_model(version, registry_uri, model_name, predictor_url, Path(serving_dir))
+    print(f"{version} serves {model_name}")

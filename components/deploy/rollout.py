@@ -1,0 +1,96 @@
+"""The deploy step for the local model server: fetch, swap, probe, and roll back if the probe fails."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from reviewloop.errors import RolloutError
+from reviewloop.registry import Registry
+
+PROBE_TOLERANCE = 0.02
+"""How far a served probability may lie from the one recorded at evaluation: batching and bfloat16 cost less."""
+
+
+def deploy_model(
+    version: str,
+    registry_uri: str,
+    model_name: str,
+    predictor_url: str,
+    serving_dir: Path,
+    timeout_s: float = 120.0,
+) -> None:
+    """Make the predictor at ``predictor_url`` serve ``version``, then point the ``champion`` alias to it.
+
+    The predictor reads ``serving_dir / "current"``, a symbolic link that is moved atomically; it loads the new
+    model beside the old one and swaps between two batches, so no request fails. The alias moves last: it names
+    what serves.
+
+    Raises:
+        RolloutError: the version did not load, or answered its probes otherwise than at its evaluation. The
+            previous version serves again.
+    """
+    registry = Registry(registry_uri)
+    target = serving_dir / version
+    if not (target / "inference.json").exists():
+        registry.fetch_model(version, target)
+    link = serving_dir / "current"
+    previous = link.resolve() if link.is_symlink() else None
+    _point(link, target)
+    try:
+        _reload(predictor_url, model_name, timeout_s)
+        _probe(predictor_url, model_name, version, registry.manifest(version).evaluation["probes"])
+    except (RolloutError, httpx.HTTPError) as error:
+        if previous is None:
+            link.unlink()
+            raise RolloutError(f"{version} could not be deployed: {error} Nothing served before.") from error
+        _point(link, previous)
+        _reload(predictor_url, model_name, timeout_s)
+        raise RolloutError(f"{version} could not be deployed: {error} {previous.name} serves again.") from error
+    registry.set_champion(version)
+
+
+def _point(link: Path, target: Path) -> None:
+    temporary = link.with_name(".next")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target.resolve(), target_is_directory=True)
+    temporary.replace(link)
+
+
+def _reload(predictor_url: str, model_name: str, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            response = httpx.post(f"{predictor_url}/v2/repository/models/{model_name}/load", timeout=timeout_s)
+        except httpx.TransportError as error:
+            if time.monotonic() > deadline:
+                raise RolloutError(
+                    f"The predictor at {predictor_url} does not answer ({type(error).__name__}). Is it running?"
+                ) from error
+            time.sleep(0.5)
+            continue
+        if response.status_code != httpx.codes.OK:
+            raise RolloutError(f"The predictor refused to load it: {response.text[:300]}")
+        return
+
+
+def _probe(predictor_url: str, model_name: str, version: str, probes: Sequence[dict[str, Any]]) -> None:
+    response = httpx.post(
+        f"{predictor_url}/v1/models/{model_name}:predict",
+        json={"instances": [probe["text"] for probe in probes]},
+        timeout=30.0,
+    )
+    if response.status_code != httpx.codes.OK:
+        raise RolloutError(f"Its probes were answered with {response.status_code}: {response.text[:300]}")
+    for probe, answer in zip(probes, response.json()["predictions"], strict=True):
+        if answer["model_version"] != version:
+            raise RolloutError(f"The predictor serves {answer['model_version']}, not {version}.")
+        recorded = probe["challenger"]
+        worst = max(abs(answer["probabilities"][label] - recorded[label]) for label in recorded)
+        if worst > PROBE_TOLERANCE:
+            raise RolloutError(
+                f"A probe's probabilities differ by {worst:.3f} from those recorded at its evaluation; "
+                f"{PROBE_TOLERANCE} is allowed."
+            )

@@ -1,0 +1,1 @@
+"""The embedded platform: starts and stops the real parts on one machine, and the command line."""

@@ -1,0 +1,1 @@
+"""The pipelines: what runs in which order, and with which defaults."""

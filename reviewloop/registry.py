@@ -1,0 +1,161 @@
+"""The model registry: immutable versions in an object store, and an alias for the one that serves.
+
+versions/v0001/claim.json       made first, conditionally: the number is taken
+versions/v0001/model/...        the Hugging Face model directory
+versions/v0001/report.html      the evidence, for people
+versions/v0001/manifest.json    made last: from now on the version exists
+snapshots/HASH.jsonl            the annotations a version was trained on
+champion.json                   the alias
+"""
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from reviewloop.errors import ObjectExists, ObjectNotFound, RegistryError
+from reviewloop.object_store import open_store
+
+_MANIFEST = re.compile(r"^versions/(v\d{4,})/manifest\.json$")
+
+Verdict = Literal["promoted", "refused"]
+
+
+class Lineage(BaseModel):
+    """What a version was made from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dataset_hash: str
+    annotation_snapshot: str | None
+    annotations: int
+    base_model: str
+    parent: str | None
+    code_version: str
+    image: str
+    seed: int
+
+
+class VersionManifest(BaseModel):
+    """What the registry says of one version."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    registered_at: str
+    verdict: Verdict
+    evaluation: dict[str, Any]
+    """What the evaluate step measured, and why it decided as it did."""
+    lineage: Lineage
+
+
+class Registry:
+    """The versions of one loop's model below a ``file://`` or ``s3://`` URI."""
+
+    def __init__(self, uri: str) -> None:
+        self._store = open_store(uri)
+
+    def versions(self) -> list[str]:
+        """Every registered version, oldest first."""
+        found = (_MANIFEST.match(key) for key in self._store.list("versions/"))
+        return sorted((match[1] for match in found if match), key=_number)
+
+    def manifest(self, version: str) -> VersionManifest:
+        """What is recorded of ``version``.
+
+        Raises:
+            RegistryError: there is no such version.
+        """
+        try:
+            content = self._store.read(f"versions/{version}/manifest.json")
+        except ObjectNotFound:
+            known = ", ".join(self.versions()) or "none yet"
+            raise RegistryError(f"There is no version {version} in {self._store.root}; known: {known}.") from None
+        return VersionManifest.model_validate_json(content)
+
+    def claim_version(self) -> str:
+        """Reserve the next version number for this caller alone."""
+        keys = self._store.list("versions/")
+        number = max((_number(key.split("/")[1]) for key in keys), default=0)
+        while True:
+            number += 1
+            version = f"v{number:04d}"
+            try:
+                self._store.write(f"versions/{version}/claim.json", _json({"claimed_at": _now()}), create=True)
+            except ObjectExists:
+                continue
+            return version
+
+    def register(
+        self,
+        version: str,
+        model_dir: Path,
+        report: Path,
+        evaluation: dict[str, Any],
+    ) -> VersionManifest:
+        """Store a claimed version for good; its manifest is written last.
+
+        ``evaluation`` is the evaluate step's document, with at least a ``verdict`` and a ``lineage``.
+
+        Raises:
+            ObjectExists: the version is registered already.
+        """
+        self._store.upload_dir(model_dir, f"versions/{version}/model")
+        self._store.upload_file(report, f"versions/{version}/report.html")
+        manifest = VersionManifest(
+            version=version,
+            registered_at=_now(),
+            verdict=evaluation["verdict"],
+            evaluation=evaluation,
+            lineage=Lineage.model_validate(evaluation["lineage"]),
+        )
+        self._store.write(f"versions/{version}/manifest.json", manifest.model_dump_json(indent=2).encode(), create=True)
+        return manifest
+
+    def model_uri(self, version: str) -> str:
+        """The URI of the version's model directory, ending in ``/`` as KServe's ``storageUri`` needs."""
+        return self._store.uri(f"versions/{version}/model/")
+
+    def fetch_model(self, version: str, destination: Path) -> None:
+        """Download the version's model directory."""
+        self._store.download_dir(f"versions/{version}/model", destination)
+
+    def report(self, version: str) -> bytes:
+        """The version's HTML report."""
+        return self._store.read(f"versions/{version}/report.html")
+
+    def champion(self) -> str | None:
+        """The version that serves, or None before the first."""
+        try:
+            return str(json.loads(self._store.read("champion.json"))["version"])
+        except ObjectNotFound:
+            return None
+
+    def set_champion(self, version: str) -> None:
+        """Point the alias at a registered version."""
+        previous = self.champion()
+        self.manifest(version)
+        self._store.write("champion.json", _json({"version": version, "previous": previous, "since": _now()}))
+
+    def write_snapshot(self, digest: str, content: bytes) -> None:
+        """Keep an annotation snapshot under its content hash."""
+        self._store.write(f"snapshots/{digest}.jsonl", content)
+
+    def read_snapshot(self, digest: str) -> bytes:
+        """An annotation snapshot by its content hash."""
+        return self._store.read(f"snapshots/{digest}.jsonl")
+
+
+def _number(version: str) -> int:
+    return int(version.removeprefix("v"))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()

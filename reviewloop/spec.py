@@ -1,0 +1,186 @@
+"""The loop spec: ``loop.yaml`` as one validated, frozen model from which everything else derives."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from reviewloop.errors import SpecError
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+TestSetName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TaskSpec(_Section):
+    """What is predicted and what reviewers are asked."""
+
+    type: Literal["text-classification"] = "text-classification"
+    labels: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        min_length=2, description="Label names, in the order of the model's outputs."
+    )
+    instructions: str = Field("", description="Shown to reviewers above the task; plain text.")
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must differ from each other")
+        return self
+
+
+class DataSpec(_Section):
+    """The base data and the test sets nothing may train on."""
+
+    name: TestSetName = Field("base", description="Names the base data, and the test set split from it.")
+    source: str | None = Field(
+        None,
+        description="A .csv or .jsonl file, a Label Studio export (.json), or hub:OWNER/DATASET[:SPLIT].",
+    )
+    text_field: str = "text"
+    label_field: str = "label"
+    test_fraction: Annotated[float, Field(gt=0.0, lt=0.9)] = Field(
+        0.2, description="Share of the base data frozen, by content hash, as its test set."
+    )
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
+        0.1, description="Share of what is not test, by content hash, that calibrates instead of training."
+    )
+    test_sets: dict[TestSetName, str] = Field(
+        default_factory=dict, description="Further held-out test sets, name to file, same fields."
+    )
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        if self.name in self.test_sets:
+            raise ValueError(f"test_sets must not repeat the data's own name, {self.name!r}")
+        return self
+
+
+class ReviewSpec(_Section):
+    """What goes to people."""
+
+    threshold: Probability | None = Field(
+        None,
+        description="Confidence below which a prediction is reviewed. Left out, every version gets its own: "
+        "the lowest at which the predictions kept are right at least target_accuracy of the time.",
+    )
+    target_accuracy: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
+    audit_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.03, description="Share of the confident predictions reviewed too, without a pre-annotation."
+    )
+    annotations_per_task: Annotated[int, Field(ge=1, le=99)] = Field(
+        1, description="How many reviewers answer each task."
+    )
+
+
+class TrainingSpec(_Section):
+    """Fine-tuning settings, passed to transformers' Trainer."""
+
+    epochs: Annotated[float, Field(gt=0.0, le=100.0)] = 3.0
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    max_length: Annotated[int, Field(ge=8, le=8192)] = Field(128, description="Tokens; longer texts are cut.")
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 7
+
+
+class RetrainSpec(_Section):
+    """When it is worth training again."""
+
+    min_new_annotations: Annotated[int, Field(ge=0)] = Field(
+        100, description="Training is skipped while fewer annotations are new since the last one."
+    )
+
+
+class PromotionSpec(_Section):
+    """What a challenger must show before it replaces the champion."""
+
+    test_set: TestSetName | None = Field(
+        None, description="The test set on which it must be better; left out, the base data's own."
+    )
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = Field(
+        0.95, description="Of the paired bootstrap interval of the accuracy difference."
+    )
+    min_gain: Annotated[float, Field(ge=-1.0, le=1.0)] = Field(
+        0.0, description="The interval's lower end must lie above this."
+    )
+    max_drop: Probability = Field(0.015, description="Accuracy it may lose on any other test set.")
+    max_class_drop: Probability = Field(
+        0.1, description="F1 it may lose on any class with at least 30 test examples, on any test set."
+    )
+
+
+class LoopSpec(_Section):
+    """One human-in-the-loop fine-tuning loop."""
+
+    name: str = Field(
+        pattern=r"^[a-z]([-a-z0-9]{1,38}[a-z0-9])$",
+        description="Names the served model, the Label Studio project and the pipeline.",
+    )
+    task: TaskSpec
+    base_model: str = Field(min_length=1, description="A Hugging Face model directory or Hub name.")
+    data: DataSpec
+    review: ReviewSpec = ReviewSpec()
+    training: TrainingSpec = TrainingSpec()
+    retrain: RetrainSpec = RetrainSpec()
+    promotion: PromotionSpec = PromotionSpec()
+    probes: tuple[str, ...] = Field(
+        ("This is a probe.",),
+        min_length=1,
+        description="Texts whose answers are recorded at evaluation and compared after a rollout.",
+    )
+
+    @model_validator(mode="after")
+    def _promotion_names_a_test_set(self) -> Self:
+        known = {self.data.name, *self.data.test_sets}
+        if self.promotion.test_set not in known | {None}:
+            raise ValueError(
+                f"promotion.test_set must be one of {', '.join(sorted(known))}, got {self.promotion.test_set!r}"
+            )
+        return self
+
+
+def parse_spec(document: Any, origin: str = "loop spec") -> LoopSpec:
+    """Validate an already parsed document.
+
+    Raises:
+        SpecError: names every bad field, what was expected and what came.
+    """
+    if not isinstance(document, dict):
+        raise SpecError(f"{origin} must be a mapping of fields, got {type(document).__name__}.")
+    try:
+        return LoopSpec.model_validate(document)
+    except ValidationError as error:
+        problems = [_describe(e) for e in error.errors(include_url=False)]
+        raise SpecError("\n".join([f"{origin} is not valid:", *(f"  {p}" for p in problems)])) from None
+
+
+def load_spec(path: Path) -> LoopSpec:
+    """Read and validate a ``loop.yaml``.
+
+    Raises:
+        SpecError: the file is missing, is not YAML, or has a bad field.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError(
+            f"There is no loop spec at {path}. Pass one with --loop; examples/sentiment.yaml is a start."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} is not valid YAML: {error}") from None
+    return parse_spec(document, str(path))
+
+
+def _describe(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "loop"
+    if error["type"] == "missing":
+        return f"{where}: expected a value, but the field is missing."
+    if error["type"] == "extra_forbidden":
+        return f"{where}: there is no such field. Check its spelling and indentation."
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{where}: {message}."
+    return f"{where}: {message[0].lower()}{message[1:]}, got {error['input']!r}."
