@@ -21,10 +21,14 @@ from local.status import print_status
 from local.traffic import read_texts, send_traffic
 from reviewloop.errors import ReviewLoopError
 from reviewloop.label_studio import LabelStudioServer
-from reviewloop.spec import LoopSpec, load_spec
+from reviewloop.spec import load_spec
 
 ASSETS = Path("build/assets")
+LOOPS = Path("build/loops")
 DEMO_SPEC = Path("examples/sentiment.yaml")
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C or SIGTERM, by the shell's convention."""
 
 app = typer.Typer(
     help="A human-in-the-loop fine-tuning loop for Hugging Face text models: a model serves, what it is unsure of "
@@ -39,8 +43,14 @@ app.add_typer(pipeline_app, name="pipeline")
 console = Console()
 
 Loop = Annotated[Path, typer.Option("--loop", help="The loop spec.", metavar="FILE")]
-State = Annotated[Path, typer.Option("--state", help="Where the platform keeps everything.", metavar="DIRECTORY")]
-UP_STATE = Path("build/up")
+State = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        help="Where the platform keeps everything; default build/loops/NAME, by the loop's name.",
+        metavar="DIRECTORY",
+    ),
+]
 
 
 @app.command()
@@ -53,42 +63,42 @@ def demo(
 
 
 @app.command()
-def up(loop: Loop = DEMO_SPEC, state: State = UP_STATE) -> None:
-    """Start the platform and leave it running; the first time, train and deploy the first model."""
-    spec = _spec(loop)
-    platform = Platform(spec, state)
+def up(loop: Loop = DEMO_SPEC, state: State = None) -> None:
+    """Start the parts that do not run, and leave them running; the first time, train and deploy the first model."""
+    platform = _platform(loop, state)
     platform.start(console.line)
     if platform.registry.champion() is None:
         console.phase("Train the first model")
         platform.train(console.step)
-    _print_addresses(platform, state)
+    _print_addresses(platform)
 
 
 @app.command()
-def down(loop: Loop = DEMO_SPEC, state: State = UP_STATE) -> None:
+def down(loop: Loop = DEMO_SPEC, state: State = None) -> None:
     """Stop the platform. What it keeps stays, and the next `up` finds it again."""
-    stopped = Platform(load_spec(loop), state).stop()
-    console.line(f"Stopped {', '.join(stopped)}." if stopped else f"Nothing runs in {state}.")
+    platform = _platform(loop, state)
+    stopped = platform.stop()
+    console.line(f"Stopped {', '.join(stopped)}." if stopped else f"Nothing runs in {platform.directory}.")
 
 
 @app.command()
-def status(loop: Loop = DEMO_SPEC, state: State = UP_STATE) -> None:
+def status(loop: Loop = DEMO_SPEC, state: State = None) -> None:
     """Show the serving version, the review queue, the reviewers' progress and the last verdict."""
-    print_status(Platform(load_spec(loop), state), console)
+    print_status(_platform(loop, state), console)
 
 
 @app.command()
 def traffic(
     loop: Loop = DEMO_SPEC,
-    state: State = UP_STATE,
+    state: State = None,
     file: Annotated[
         Path | None, typer.Option(help="Texts: .jsonl, or one a line. Left out, the demo's Amazon sentences.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Send at most so many texts.")] = 500,
 ) -> None:
     """Send texts to the endpoint, single and batched, V1 and V2."""
-    spec = _spec(loop)
-    platform = Platform(spec, state)
+    platform = _platform(loop, state)
+    spec = platform.spec
     texts = read_texts(file, spec.data.text_field) if file else [s.text for s in read_traffic(ASSETS)]
     with console.progress("texts answered") as progress:
         done = 0
@@ -109,11 +119,10 @@ def traffic(
 def review(
     replay: Annotated[bool, typer.Option("--replay", help="Answer from the demo's recorded human ratings.")] = False,
     loop: Loop = DEMO_SPEC,
-    state: State = UP_STATE,
+    state: State = None,
 ) -> None:
     """Open the review queue in a browser, or with --replay answer it from recorded human ratings."""
-    spec = _spec(loop)
-    platform = Platform(spec, state)
+    platform = _platform(loop, state)
     if not replay:
         url = f"{platform.label_studio_url}/projects/{platform.project.id}/data"
         console.line(f"Review at {url} as {platform.credentials.email}, password {platform.credentials.password}")
@@ -123,7 +132,7 @@ def review(
     server = LabelStudioServer(platform.label_studio_url, platform.credentials.api_key)
     with console.progress("tasks answered") as progress:
         result = replay_ratings(
-            server, platform.project, read_traffic(ASSETS), spec.review.annotations_per_task, progress
+            server, platform.project, read_traffic(ASSETS), platform.spec.review.annotations_per_task, progress
         )
     console.line(f"{result.annotations} recorded human ratings answered {result.tasks} tasks.")
     if result.unrated:
@@ -133,13 +142,13 @@ def review(
 @app.command()
 def train(
     loop: Loop = DEMO_SPEC,
-    state: State = UP_STATE,
+    state: State = None,
     min_new_annotations: Annotated[
         int | None, typer.Option(min=0, help="Train if at least so many annotations are new; default from the loop.")
     ] = None,
 ) -> None:
     """Run the training pipeline here: merge, fine-tune, evaluate, register, and deploy if it is better."""
-    platform = Platform(_spec(loop), state)
+    platform = _platform(loop, state)
     parameters = {} if min_new_annotations is None else {"min_new_annotations": min_new_annotations}
     version = platform.train(console.step, **parameters)
     if version:
@@ -149,15 +158,15 @@ def train(
 @app.command()
 def report(
     loop: Loop = DEMO_SPEC,
-    state: State = UP_STATE,
+    state: State = None,
     version: Annotated[str | None, typer.Option(help="Left out, the newest.")] = None,
     output: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("build/report.html"),
 ) -> None:
     """Write a version's report: one HTML page that needs no network."""
-    registry = Platform(load_spec(loop), state).registry
+    registry = _platform(loop, state).registry
     versions = registry.versions()
     if not versions:
-        raise ReviewLoopError(f"No version is registered in {state} yet. `reviewloop up` trains the first.")
+        raise ReviewLoopError(f"No version is registered in {registry.uri} yet. `reviewloop up` trains the first.")
     output.parent.mkdir(parents=True, exist_ok=True)
     chosen = version or versions[-1]
     registry.manifest(chosen)
@@ -177,40 +186,39 @@ def compile_pipeline(
     console.line(f"Compiled to {output}")
 
 
-def _print_addresses(platform: Platform, state: Path) -> None:
+def _print_addresses(platform: Platform) -> None:
     login = platform.credentials
     console.phase("The platform is running")
     console.line(f"Label Studio  {platform.label_studio_url}   login {login.email}   password {login.password}")
     console.line(f"Endpoint      {platform.endpoint}/v1/models/{platform.spec.name}:predict")
     console.line("Try it:")
-    console.line(
+    console.copyable(
         f"curl -s {platform.endpoint}/v1/models/{platform.spec.name}:predict "
         """-H 'Content-Type: application/json' -d '{"instances": ["It works, I suppose."]}'"""
     )
-    console.line("Stop it: " + ("reviewloop down" if state == UP_STATE else f"reviewloop down --state {state}"))
+    console.line("`reviewloop status` shows how it is, `reviewloop down` stops it; give them the same options as this.")
 
 
-def _spec(loop: Path) -> LoopSpec:
+def _platform(loop: Path, state: Path | None) -> Platform:
     spec = load_spec(loop)
     if Path(spec.base_model).is_relative_to(ASSETS):
         fetch_assets(ASSETS, console.line)
-    return spec
+    return Platform(spec, state or LOOPS / spec.name)
 
 
 def main() -> None:
     """Run the command; errors end it with a sentence, an interrupt with everything it started stopped."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=False)
+        app()
     except ReviewLoopError as error:
         console.error(str(error))
         sys.exit(1)
-    except typer.Exit as leaving:
-        sys.exit(leaving.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        stop_descendants()
-        console.error("Interrupted; everything that was started has been stopped.")
-        sys.exit(130)
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:
+            stop_descendants()
+            console.error("Interrupted; everything that this command started has been stopped.")
+        raise
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -34,7 +34,11 @@ class Console:
 
     def line(self, text: str) -> None:
         """One thing that happened."""
-        self.rich.print(Padding(escape(text), (0, 0, 0, 2)))
+        self.rich.print(Padding(escape(text), (0, 0, 0, 2), expand=False))
+
+    def copyable(self, text: str) -> None:
+        """A line to copy: never wrapped."""
+        self.rich.print(escape(text), soft_wrap=True)
 
     def step(self, name: str, text: str) -> None:
         """A line from a pipeline step, under the step's name."""
@@ -42,7 +46,7 @@ class Console:
             self._step = name
             self.rich.print(f"  [bold]{escape(name)}[/]")
         if text:
-            self.rich.print(Padding(f"[dim]{escape(text)}[/]", (0, 0, 0, 4)))
+            self.rich.print(Padding(f"[dim]{escape(text)}[/]", (0, 0, 0, 4), expand=False))
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Counter]:

@@ -236,28 +236,15 @@ def print_outcome(summary: dict[str, Any], directory: Path, console: Console) ->
     base, retrained = summary["base"], summary["retrained"]
     reviews, promotion, probe = summary["reviews"], summary["promotion"], summary["probe"]
     console.phase("The difference")
-    console.table(
-        ("", "before", "after"),
-        [
-            (
-                "accuracy on 800 unseen Amazon sentences",
-                f"{base['amazon_accuracy']:.3f}",
-                f"{retrained['amazon_accuracy']:.3f}",
-            ),
-            (
-                "accuracy on unseen movie sentences",
-                f"{base['movies_accuracy']:.3f}",
-                f"{retrained['movies_accuracy']:.3f}",
-            ),
-            ("macro F1 on Amazon", f"{base['amazon_macro_f1']:.3f}", f"{retrained['amazon_macro_f1']:.3f}"),
-            ("calibration error on Amazon", f"{base['ece']:.3f}", f"{retrained['ece']:.3f}"),
-            (
-                f"\u201c{probe['text']}\u201d positive",
-                f"{probe['before']['positive']:.3f}",
-                f"{probe['after']['positive']:.3f}",
-            ),
-        ],
-    )
+    figures = {
+        "accuracy on 800 unseen Amazon sentences": "amazon_accuracy",
+        "accuracy on unseen movie sentences": "movies_accuracy",
+        "macro F1 on Amazon": "amazon_macro_f1",
+        "calibration error on Amazon": "ece",
+    }
+    rows = [(title, f"{base[name]:.3f}", f"{retrained[name]:.3f}") for title, name in figures.items()]
+    rows.append((f"\u201c{probe['text']}\u201d", _top(probe["before"]), _top(probe["after"])))
+    console.table(("", "before", "after"), rows)
     low, high = promotion["interval"]
     console.line(
         f"{summary['versions']['retrained']} {promotion['verdict']}: {promotion['delta']:+.3f} on Amazon "
@@ -273,3 +260,8 @@ def print_outcome(summary: dict[str, Any], directory: Path, console: Console) ->
     )
     console.line(f"The loop took {summary['phases_s']['total']:.0f} s. Report: {directory / 'report.html'}")
     console.line(f"Look around in it: reviewloop up --state {directory}")
+
+
+def _top(probabilities: dict[str, float]) -> str:
+    label = max(probabilities, key=probabilities.__getitem__)
+    return f"{label} {probabilities[label]:.3f}"

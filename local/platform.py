@@ -22,6 +22,14 @@ START_TIMEOUT_S = 120.0
 _PORTS = {"label_studio": 8080, "transformer": 8081, "predictor": 8082}
 """Asked for at the first start; another free one is taken where something listens already."""
 
+_LABEL_STUDIO, _PREDICTOR, _TRANSFORMER, _DISPATCHER = "Label Studio", "predictor", "transformer", "dispatcher"
+_PART_NAMES = (_LABEL_STUDIO, _PREDICTOR, _TRANSFORMER, _DISPATCHER)
+_MODULES = {
+    _PREDICTOR: "serving.predictor",
+    _TRANSFORMER: "serving.transformer",
+    _DISPATCHER: "serving.review.dispatcher",
+}
+
 Progress = Callable[[str], None]
 
 
@@ -103,28 +111,25 @@ class Platform:
         return [part for part in self._state.parts if part.process]
 
     def start(self, report_progress: Progress) -> None:
-        """Start every part and wait until each is ready to do its work; stop what was started if one fails.
+        """Start every part that does not run, and wait until each is ready to do its work.
 
         Raises:
-            PlatformError: the platform runs already, or a part did not start.
+            PlatformError: a part did not start; what this call had started is stopped again.
         """
-        if self.running_parts():
-            raise PlatformError(f"The platform in {self.directory} runs already. `reviewloop down` stops it.")
-        ports = {name: free_port(self._state.ports.get(name, default)) for name, default in _PORTS.items()}
-        self._state = PlatformState(ports, [])
+        running = {part.name: part for part in self.running_parts()}
+        ports = self._state.ports
+        if not running:
+            ports = {name: free_port(self._state.ports.get(name, default)) for name, default in _PORTS.items()}
+        self._state = PlatformState(ports, list(running.values()))
         try:
-            self._start(report_progress)
+            self._start(running, report_progress)
         except BaseException:
-            self.stop()
+            self._stop([part for part in self._state.parts if part.name not in running])
             raise
 
     def stop(self) -> list[str]:
         """Stop every part that runs, and return their names."""
-        running = self.running_parts()
-        stop_parts(running)
-        self._state = PlatformState(self._state.ports, [])
-        self._state.save(self._state_file)
-        return [part.name for part in running]
+        return self._stop(self.running_parts())
 
     def train(self, report_progress: Callable[[str, str], None], **parameters: Any) -> str | None:
         """Run the training pipeline against this platform; the new version, or None if training was skipped.
@@ -154,11 +159,12 @@ class Platform:
     def _serving_dir(self) -> Path:
         return self.directory / "serving"
 
-    def _start(self, report_progress: Progress) -> None:
+    def _start(self, running: dict[str, Part], report_progress: Progress) -> None:
         data_dir = self.directory / "label-studio"
         self._serving_dir.mkdir(parents=True, exist_ok=True)
-        report_progress("Starting Label Studio, predictor and transformer")
-        label_studio = self._keep(
+        if len(running) < len(_PART_NAMES):
+            report_progress("Starting " + ", ".join(name for name in _PART_NAMES if name not in running))
+        label_studio = running.get(_LABEL_STUDIO) or self._keep(
             start_label_studio(
                 data_dir,
                 self._state.ports["label_studio"],
@@ -167,15 +173,15 @@ class Platform:
                 dies_with_parent=self._dies_with_parent,
             )
         )
-        server = ["--model_name", self.spec.name, "--host", LOOPBACK, "--enable_grpc", "false"]
-        predictor = self._start_module(
-            "predictor",
+        server = ("--model_name", self.spec.name, "--host", LOOPBACK, "--enable_grpc", "false")
+        predictor = running.get(_PREDICTOR) or self._start_module(
+            _PREDICTOR,
             *server,
             *("--model_dir", str(self._serving_dir / "current")),
             *("--http_port", str(self._state.ports["predictor"])),
         )
-        transformer = self._start_module(
-            "transformer",
+        transformer = running.get(_TRANSFORMER) or self._start_module(
+            _TRANSFORMER,
             *server,
             *("--predictor_host", f"{LOOPBACK}:{self._state.ports['predictor']}"),
             *("--http_port", str(self._state.ports["transformer"])),
@@ -188,21 +194,29 @@ class Platform:
         LabelStudioServer(self.label_studio_url, self.credentials.api_key).ensure_project(
             self.spec.name, self.task, self.spec.task.instructions, self.spec.review.annotations_per_task
         )
-        report_progress("Starting the review dispatcher")
-        self._start_module(
-            "review.dispatcher",
-            *("--outbox_url", self.outbox_url),
-            *("--label_studio_url", self.label_studio_url),
-            *("--project", self.spec.name),
-            environment={API_KEY_VARIABLE: self.credentials.api_key},
-        )
+        if _DISPATCHER not in running:
+            self._start_module(
+                _DISPATCHER,
+                *("--outbox_url", self.outbox_url),
+                *("--label_studio_url", self.label_studio_url),
+                *("--project", self.spec.name),
+                environment={API_KEY_VARIABLE: self.credentials.api_key},
+            )
+        if self.registry.champion():
+            wait_until_healthy(predictor, f"{self.predictor_url}/v2/health/ready", START_TIMEOUT_S)
+
+    def _stop(self, parts: list[Part]) -> list[str]:
+        stop_parts(parts)
+        self._state = PlatformState(self._state.ports, [part for part in self._state.parts if part not in parts])
+        self._state.save(self._state_file)
+        return [part.name for part in parts]
 
     def _start_module(self, name: str, *arguments: str, environment: dict[str, str] | None = None) -> Part:
         return self._keep(
             start_part(
                 name,
-                [sys.executable, "-m", f"serving.{name}", *arguments],
-                self._log(name.replace(".", "-")),
+                [sys.executable, "-m", _MODULES[name], *arguments],
+                self._log(name),
                 environment or {},
                 dies_with_parent=self._dies_with_parent,
             )

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,9 @@ _STEP_STARTS = re.compile(r"Executing task '([\w-]+)'")
 _STEP_ENDS = re.compile(r"Task '[\w-]+' finished")
 # What a step's own code prints, as against KFP's account of running it: indented, and not JSON or a warning of KFP's.
 _STEP_PRINTS = re.compile(r"^    (?![ \[{}/]|Loading KFP|Got executor_input)(\S.*)$")
+_STACK_TRACE = "Traceback (most recent call last):"
+# The line that ends a stack trace; the name of an error of ours tells a person nothing that its sentence does not.
+_ERROR = re.compile(r"^(?:reviewloop\.errors\.\w+: (?P<sentence>.+)|(?P<foreign>[\w.]+(?:: .*)?))$")
 
 
 class PipelineFailed(ReviewLoopError):
@@ -63,6 +67,9 @@ class _StepOutput(io.TextIOBase):
         self._partial = ""
         self.step = "data-merge"
         self._running = False
+        self._failing = False
+        self._in_stack_trace = False
+        self._terminal = sys.stdout
         self.last_error = ""
 
     def write(self, text: str) -> int:
@@ -75,11 +82,21 @@ class _StepOutput(io.TextIOBase):
 
     def _read(self, line: str) -> None:
         if starts := _STEP_STARTS.search(line):
-            self.step, self._running = starts[1], True
-            self._report_progress(self.step, "")
+            self.step, self._running, self._failing = starts[1], True, False
+            self._report("")
         elif _STEP_ENDS.search(line):
             self._running = False
         elif self._running and (prints := _STEP_PRINTS.match(line)):
-            self._report_progress(self.step, prints[1])
-            if "Error" in prints[1].split(":")[0]:
-                self.last_error = prints[1].partition(": ")[2] or prints[1]
+            if prints[1] == _STACK_TRACE:
+                self._failing = self._in_stack_trace = True
+            elif not self._failing:
+                self._report(prints[1])
+            elif self._in_stack_trace and (error := _ERROR.match(prints[1])):
+                # Of several stack traces in a row, the last one's error is what reached the step.
+                self._in_stack_trace = False
+                self.last_error = error["sentence"] or f"{error['foreign']}."
+
+    def _report(self, line: str) -> None:
+        # What reports may print, and that is not the steps' output.
+        with contextlib.redirect_stdout(self._terminal):
+            self._report_progress(self.step, line)

@@ -12,7 +12,8 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from safetensors import SafetensorError
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from reviewloop.errors import ModelLoadError
@@ -21,6 +22,9 @@ from reviewloop.records import Prediction
 INFERENCE_FILE = "inference.json"
 VERSION_FILE = "version.json"
 UNREGISTERED = "unregistered"
+
+LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
+"""What transformers raises for a directory whose files are missing, damaged, or do not fit each other."""
 
 TOKEN_BUDGET = 1024
 """Padded tokens in one forward pass. On two CPU cores MiniLM is fastest at 500 to 1,500 (benchmarks/README.md)."""
@@ -101,7 +105,7 @@ class TextClassifier:
         """Load ``model_dir`` onto ``device`` (chosen when None), in bfloat16 where that runs natively.
 
         Raises:
-            ModelLoadError: a file is missing, or labels and model outputs differ in number.
+            ModelLoadError: a file is missing or damaged, or labels and model outputs differ in number.
         """
         self.settings = InferenceSettings.load(model_dir)
         self.version = _read_version(model_dir)
@@ -114,8 +118,9 @@ class TextClassifier:
                 local_files_only=True,
                 dtype=torch.bfloat16 if supports_bf16(self.device) else torch.float32,
             )
-        except (OSError, ValueError) as error:
+        except LOAD_ERRORS as error:
             raise ModelLoadError(f"{model_dir} is not a Hugging Face model directory: {error}") from error
+        check_vocabulary(self._tokenizer, str(model_dir))
         if model.config.num_labels != len(self.settings.labels):
             raise ModelLoadError(
                 f"{model_dir} has {model.config.num_labels} outputs, but {INFERENCE_FILE} names "
@@ -126,6 +131,8 @@ class TextClassifier:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, cut at ``max_length``. The tokenizer is not safe to share between threads."""
+        if not texts:
+            return []
         encoded = self._tokenizer(
             list(texts), truncation=True, max_length=self.settings.max_length, return_attention_mask=False
         )
@@ -181,6 +188,18 @@ class TextClassifier:
         )
 
 
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, origin: str) -> None:
+    """Refuse the empty tokenizer that transformers makes, without a word, where a directory holds none.
+
+    Raises:
+        ModelLoadError: every word would be unknown to it.
+    """
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ModelLoadError(
+            f"{origin} has no tokenizer: expected a tokenizer.json, or a vocabulary, beside the weights."
+        )
+
+
 def write_version(model_dir: Path, version: str) -> None:
     """Stamp ``model_dir`` with the registry's name for it."""
     (model_dir / VERSION_FILE).write_text(json.dumps({"version": version}) + "\n", encoding="utf-8")
@@ -188,4 +207,9 @@ def write_version(model_dir: Path, version: str) -> None:
 
 def _read_version(model_dir: Path) -> str:
     path = model_dir / VERSION_FILE
-    return str(json.loads(path.read_text(encoding="utf-8"))["version"]) if path.exists() else UNREGISTERED
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["version"])
+    except FileNotFoundError:
+        return UNREGISTERED
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelLoadError(f"{path} cannot be read: {error!r}. Register the model again.") from None

@@ -1,7 +1,7 @@
 """The loop's Label Studio project: tasks in, annotations out.
 
 A thin layer over label-studio-sdk that speaks in the loop's records and turns every failure into one of two
-errors: refused, or unavailable. Facts about the server that shaped it are in docs/label-studio.md.
+errors: refused, or unavailable.
 """
 
 import json
@@ -192,7 +192,7 @@ class ReviewProject:
             project = self._client.projects.get(self.id)
         return ProjectCounts(
             tasks=int(project.task_number or 0),
-            finished=int(project.num_tasks_with_annotations or 0),
+            finished=int(project.finished_task_number or 0),
             annotations=int(project.total_annotations_number or 0),
         )
 

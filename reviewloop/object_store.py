@@ -6,7 +6,7 @@ also name ``v10/``.
 
 import contextlib
 import os
-import tempfile
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import boto3
+from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
 from reviewloop.errors import ObjectExists, ObjectNotFound, ObjectStoreError
@@ -99,7 +100,10 @@ class FileStore(ObjectStore):
 
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
-        self._root = Path(unquote(urlsplit(uri).path))
+        parts = urlsplit(uri)
+        if parts.netloc not in ("", "localhost"):
+            raise ObjectStoreError(f"Expected an absolute path in file:///path, got {uri!r}.")
+        self._root = Path(unquote(parts.path))
 
     def read(self, key: str) -> bytes:
         with self._errors(key):
@@ -127,12 +131,11 @@ class FileStore(ObjectStore):
     def _temporary(self, key: str) -> Iterator[Path]:
         directory = (self._root / key).parent
         directory.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".tmp-", dir=directory)
-        os.close(handle)
+        temporary = directory / f".tmp-{uuid.uuid4().hex}"
         try:
-            yield Path(name)
+            yield temporary
         finally:
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
     def _place(self, temporary: Path, key: str, create: bool) -> None:
         if create:
@@ -203,5 +206,5 @@ class S3Store(ObjectStore):
             if code in ("PreconditionFailed", "ConditionalRequestConflict"):
                 raise ObjectExists(f"{self.uri(key)} exists already.") from None
             raise ObjectStoreError(f"{self.uri(key)}: the object store answered {code}.") from error
-        except BotoCoreError as error:
+        except (BotoCoreError, Boto3Error) as error:
             raise ObjectStoreError(f"{self.uri(key)}: {error}") from error

@@ -56,6 +56,7 @@ class Registry:
     """The versions of one loop's model below a ``file://`` or ``s3://`` URI."""
 
     def __init__(self, uri: str) -> None:
+        self.uri = uri
         self._store = open_store(uri)
 
     def versions(self) -> list[str]:
@@ -103,6 +104,8 @@ class Registry:
         Raises:
             ObjectExists: the version is registered already.
         """
+        if version in self.versions():
+            raise ObjectExists(f"{self._store.uri(f'versions/{version}')} is registered already.")
         self._store.upload_dir(model_dir, f"versions/{version}/model")
         self._store.upload_file(report, f"versions/{version}/report.html")
         manifest = VersionManifest(

@@ -28,7 +28,7 @@ class TaskSpec(_Section):
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
         if len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels must differ from each other")
+            raise ValueError(f"labels must differ from each other, got {', '.join(self.labels)}")
         return self
 
 
@@ -38,7 +38,8 @@ class DataSpec(_Section):
     name: TestSetName = Field("base", description="Names the base data, and the test set split from it.")
     source: str | None = Field(
         None,
-        description="A .csv or .jsonl file, a Label Studio export (.json), or hub:OWNER/DATASET[:SPLIT].",
+        description="A .csv or .jsonl file, a Label Studio export (.json), or hub:OWNER/DATASET[:SPLIT]. Left out, "
+        "the reviews alone are trained on.",
     )
     text_field: str = "text"
     label_field: str = "label"
@@ -134,8 +135,10 @@ class LoopSpec(_Section):
 
     @model_validator(mode="after")
     def _promotion_names_a_test_set(self) -> Self:
-        known = {self.data.name, *self.data.test_sets}
-        if self.promotion.test_set not in known | {None}:
+        known = {*self.data.test_sets, *([self.data.name] if self.data.source else [])}
+        if not known:
+            raise ValueError("data must name a source or test_sets: without either, no version can be measured")
+        if (self.promotion.test_set or self.data.name) not in known:
             raise ValueError(
                 f"promotion.test_set must be one of {', '.join(sorted(known))}, got {self.promotion.test_set!r}"
             )
@@ -171,6 +174,8 @@ def load_spec(path: Path) -> LoopSpec:
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SpecError(f"{path} is not valid YAML: {error}") from None
+    except OSError as error:
+        raise SpecError(f"{path} cannot be read: {error.strerror}.") from None
     return parse_spec(document, str(path))
 
 

@@ -10,7 +10,9 @@ KEY_LENGTH = 32
 
 def normalize_text(text: str) -> str:
     """Unicode NFKC, case-folded, runs of white space made one space, ends stripped."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    # Again, because folding can leave letters that compose with the mark that follows them.
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 
 def content_key(text: str) -> str:
@@ -27,7 +29,7 @@ def near_duplicate_key(text: str) -> str:
     A text without a letter or digit (an emoticon, say) keeps its symbols, since nothing else tells it apart.
     """
     normalized = normalize_text(text)
-    words = "".join(c if c.isalnum() else " " for c in normalized).split()
+    words = "".join(c if c.isalnum() or _is_mark(c) else " " for c in normalized).split()
     return _digest(" ".join(words) if words else normalized)
 
 
@@ -41,6 +43,11 @@ def uniform_draw(key: str, salt: str) -> float:
     """
     digest = hmac.new(salt.encode(), key.encode(), hashlib.sha256).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
+
+
+def _is_mark(character: str) -> bool:
+    # Vowel signs, in many scripts; the variation selectors that follow emoji are marks too, but nobody's letters.
+    return unicodedata.category(character) in ("Mn", "Mc") and not "\ufe00" <= character <= "\ufe0f"
 
 
 def _digest(text: str) -> str:

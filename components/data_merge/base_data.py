@@ -36,7 +36,7 @@ def read_examples(
             raise DataError(f"There is no data file at {path}. Check data.source and data.test_sets.")
         if reader is _export_rows:
             text_field, label_field = "text", "label"
-        rows = reader(path, task)
+        rows = _readable(reader(path, task), source)
     return [
         _example(row, number, source, name, task, text_field, label_field) for number, row in enumerate(rows, start=1)
     ]
@@ -48,24 +48,39 @@ def _csv_rows(path: Path, task: TaskType) -> Iterator[dict[str, Any]]:
 
 
 def _jsonl_rows(path: Path, task: TaskType) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                yield json.loads(line)
+                row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise DataError(f"{path}, line {number} is not JSON: {error}.") from None
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number}: expected a JSON object, got {line.strip()[:100]}.")
+            yield row
 
 
 def _export_rows(path: Path, task: TaskType) -> Iterator[dict[str, Any]]:
-    for exported in json.loads(path.read_text(encoding="utf-8")):
-        labels = [
-            task.annotated_label(annotation.get("result") or [])
-            for annotation in exported.get("annotations", [])
-            if not annotation.get("was_cancelled")
-        ]
-        answers = [label for label in labels if label is not None]
-        if answers:
-            yield {"text": exported["data"].get("text"), "label": task.consensus(answers).label}
+    try:
+        for exported in json.loads(path.read_text(encoding="utf-8-sig")):
+            labels = [
+                task.annotated_label(annotation.get("result") or [])
+                for annotation in exported["annotations"]
+                if not annotation.get("was_cancelled")
+            ]
+            answers = [label for label in labels if label is not None]
+            if answers:
+                yield {"text": exported["data"].get("text"), "label": task.consensus(answers).label}
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{path} is not a Label Studio export in the JSON format, with annotations.") from None
+
+
+def _readable(rows: Iterator[dict[str, Any]], source: str) -> Iterator[dict[str, Any]]:
+    try:
+        yield from rows
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source} is not UTF-8 text ({error.reason}). Save it as UTF-8.") from None
+    except csv.Error as error:
+        raise DataError(f"{source} cannot be read as CSV: {error}.") from None
 
 
 _READERS: dict[str, Callable[[Path, TaskType], Iterator[dict[str, Any]]]] = {
@@ -100,6 +115,8 @@ def _example(
     text, label = row.get(text_field), row.get(label_field)
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{source}, row {number}: expected a text in field {text_field!r}, got {text!r}.")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise DataError(f"{source}, row {number}: the text holds half of a character (a lone surrogate): {text!r}.")
     index = str(label)
     if label not in task.labels and index.isdecimal() and int(index) < len(task.labels):
         label = task.labels[int(index)]

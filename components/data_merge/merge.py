@@ -56,6 +56,8 @@ def merge_data(
     base = read_examples(data.source, data.name, task, *fields) if data.source else []
     test_sets = {name: read_examples(source, name, task, *fields) for name, source in data.test_sets.items()}
     splits = split_examples(base, data.name, reviews.training, test_sets, data.test_fraction, data.validation_fraction)
+    if not data.source:
+        del splits.tests[data.name]
     _check(splits, labels)
 
     output.mkdir(parents=True, exist_ok=True)

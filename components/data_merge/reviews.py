@@ -54,8 +54,8 @@ def collect_reviews(tasks: Iterable[ReviewTask], task_type: TaskType) -> Reviews
         for key, task in distinct.items()
         if task.annotations
     }
-    by_reason = Counter(_reason(task) for task in distinct.values())
-    answered_by_reason = Counter(_reason(task) for task, _ in answered.values())
+    routed = Counter(_stratum(task) for task in distinct.values())
+    reviewed = Counter(_stratum(task) for task, _ in answered.values())
     return Reviews(
         training=[
             Example(task.text, consensus.label, SOURCE)
@@ -63,7 +63,7 @@ def collect_reviews(tasks: Iterable[ReviewTask], task_type: TaskType) -> Reviews
             if _reason(task) != "audit"
         ],
         traffic=[
-            _reviewed_traffic(task, consensus, answered_by_reason[_reason(task)] / by_reason[_reason(task)])
+            _reviewed_traffic(task, consensus, reviewed[_stratum(task)] / routed[_stratum(task)])
             for task, consensus in answered.values()
             if task.item
         ],
@@ -71,10 +71,10 @@ def collect_reviews(tasks: Iterable[ReviewTask], task_type: TaskType) -> Reviews
         snapshot=_snapshot(task for task, _ in answered.values()),
         tasks=len(distinct),
         answered=len(answered),
-        audited=answered_by_reason["audit"],
+        audited=sum(_reason(task) == "audit" for task, _ in answered.values()),
         ties=sum(consensus.tied for _, consensus in answered.values()),
         agreement=_mean([consensus.agreement for _, consensus in answered.values()]),
-        by_reason=dict(by_reason),
+        by_reason=dict(Counter(map(_reason, distinct.values()))),
     )
 
 
@@ -85,6 +85,11 @@ def annotation_ids(snapshot: bytes) -> frozenset[int]:
 
 def _reason(task: ReviewTask) -> str:
     return str(task.item.get("reason", "other"))
+
+
+def _stratum(task: ReviewTask) -> tuple[str, str]:
+    # Each version's traffic is a population of its own: reviewers may be done with one and not with another.
+    return _reason(task), str(task.item.get("model_version", ""))
 
 
 def _reviewed_traffic(task: ReviewTask, consensus: Consensus, answered_share: float) -> ReviewedTraffic:

@@ -31,7 +31,8 @@ def split_examples(
     """Split by content hash, so that a text keeps its place however the data around it change.
 
     All comparisons are by near-duplicate key: no text of any test set, nor a near-duplicate of one, is in
-    ``train`` or ``validation``. A reviewed example replaces a base example with the same text.
+    ``train`` or ``validation``. A reviewed example replaces a base example with the same text. A text known from
+    reviews alone trains; should the base data come to hold it too, it may move into the test set, but never out.
     """
     splits = Splits(tests={name: _distinct(examples) for name, examples in test_sets.items()})
     base = list(base)

@@ -1,5 +1,6 @@
 """The deploy step for the local model server: fetch, swap, probe, and roll back if the probe fails."""
 
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,25 +30,35 @@ def deploy_model(
     what serves.
 
     Raises:
+        RegistryError: there is no such version.
         RolloutError: the version did not load, or answered its probes otherwise than at its evaluation. The
             previous version serves again.
     """
     registry = Registry(registry_uri)
+    probes = registry.manifest(version).evaluation["probes"]
     target = serving_dir / version
-    if not (target / "inference.json").exists():
-        registry.fetch_model(version, target)
+    if not target.exists():
+        # Renamed once it is whole: what an interrupted download left must not be served.
+        arriving = serving_dir / f".{version}"
+        shutil.rmtree(arriving, ignore_errors=True)
+        registry.fetch_model(version, arriving)
+        arriving.rename(target)
     link = serving_dir / "current"
     previous = link.resolve() if link.is_symlink() else None
     _point(link, target)
     try:
-        _reload(predictor_url, model_name, timeout_s)
-        _probe(predictor_url, model_name, version, registry.manifest(version).evaluation["probes"])
+        _reload(predictor_url, model_name, timeout_s, wait_s=timeout_s)
+        _probe(predictor_url, model_name, version, probes)
     except (RolloutError, httpx.HTTPError) as error:
         if previous is None:
             link.unlink()
+        else:
+            _point(link, previous)
+        if target.resolve() != previous:
+            shutil.rmtree(target)  # The next attempt downloads it anew.
+        if previous is None:
             raise RolloutError(f"{version} could not be deployed: {error} Nothing served before.") from error
-        _point(link, previous)
-        _reload(predictor_url, model_name, timeout_s)
+        _reload(predictor_url, model_name, timeout_s, wait_s=0.0)
         raise RolloutError(f"{version} could not be deployed: {error} {previous.name} serves again.") from error
     registry.set_champion(version)
 
@@ -59,8 +70,9 @@ def _point(link: Path, target: Path) -> None:
     temporary.replace(link)
 
 
-def _reload(predictor_url: str, model_name: str, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
+def _reload(predictor_url: str, model_name: str, timeout_s: float, *, wait_s: float) -> None:
+    # A predictor that is still starting is waited for; once it answers, loading may take ``timeout_s``.
+    deadline = time.monotonic() + wait_s
     while True:
         try:
             response = httpx.post(f"{predictor_url}/v2/repository/models/{model_name}/load", timeout=timeout_s)

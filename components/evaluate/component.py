@@ -14,7 +14,7 @@ def evaluate(
     base_model: str,
     labels: list,
     promotion: dict,
-    primary_test_set: str,
+    base_test_set: str,
     probes: list,
     seed: int,
     evaluation: dsl.Output[dsl.Artifact],
@@ -30,6 +30,7 @@ def evaluate(
     from components.evaluate.report import render_html, render_markdown
     from reviewloop.spec import PromotionSpec
 
+    rule = PromotionSpec.model_validate(promotion)
     result = evaluate_model(
         dataset=Path(dataset.path),
         model=Path(model.path),
@@ -37,8 +38,8 @@ def evaluate(
         registry_uri=registry_uri,
         base_model=base_model,
         labels=tuple(labels),
-        promotion=PromotionSpec.model_validate(promotion),
-        primary=primary_test_set,
+        promotion=rule,
+        primary=rule.test_set or base_test_set,
         probes=tuple(probes),
         seed=seed,
     )

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -146,13 +147,25 @@ def _answer(
     metrics, correct = {}, {}
     roc: tuple[list[float], list[float], list[float]] = ([], [], [])
     for name, examples in tests.items():
-        probabilities = classifier.probabilities([e.text for e in examples])
+        probabilities = _probabilities(classifier, [e.text for e in examples], labels)
         targets = np.array([labels.index(e.label) for e in examples])
         metrics[name] = measure(probabilities, targets, labels)
         correct[name] = probabilities.argmax(axis=1) == targets
         if name == primary:
             roc = micro_roc_curve(probabilities, targets)
     answers = [
-        {label: float(p) for label, p in zip(labels, row, strict=True)} for row in classifier.probabilities(probes)
+        {label: float(p) for label, p in zip(labels, row, strict=True)}
+        for row in _probabilities(classifier, probes, labels)
     ]
     return _Answers(metrics, correct, answers, roc)
+
+
+def _probabilities(classifier: TextClassifier, texts: Sequence[str], labels: tuple[str, ...]) -> NDArray[np.float32]:
+    """In the order of ``labels``; a champion trained on other labels gives none to those it does not know."""
+    known = classifier.settings.labels
+    own = classifier.probabilities(texts)
+    aligned = np.zeros((len(texts), len(labels)), dtype=np.float32)
+    for column, label in enumerate(labels):
+        if label in known:
+            aligned[:, column] = own[:, known.index(label)]
+    return aligned

@@ -36,7 +36,10 @@ def fit_threshold(
     probabilities = softmax(logits / temperature, axis=1)
     confidence = probabilities.max(axis=1)
     order = np.argsort(-confidence)
+    descending = confidence[order]
     kept = np.arange(1, len(order) + 1)
     accuracy = np.cumsum(probabilities.argmax(axis=1)[order] == labels[order]) / kept
-    reached = np.flatnonzero((accuracy >= target_accuracy) & (kept >= min(MIN_KEPT, len(order))))
-    return float(confidence[order][reached[-1]]) if len(reached) else 1.0
+    # A threshold keeps all predictions of the same confidence, or none.
+    last_of_equals = np.append(descending[1:] < descending[:-1], True)
+    reached = np.flatnonzero((accuracy >= target_accuracy) & (kept >= min(MIN_KEPT, len(order))) & last_of_equals)
+    return float(descending[reached[-1]]) if len(reached) else 1.0

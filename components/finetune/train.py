@@ -1,5 +1,6 @@
 """The finetune step: dataset + base model -> a calibrated model directory."""
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +24,15 @@ from transformers.utils import logging as transformers_logging
 
 from components.finetune.calibration import fit_temperature, fit_threshold
 from reviewloop.dataset import read_split
-from reviewloop.errors import DataError, ModelLoadError
-from reviewloop.inference import InferenceSettings, TextClassifier, inference_device, supports_bf16
+from reviewloop.errors import DataError, ModelLoadError, SpecError
+from reviewloop.inference import (
+    LOAD_ERRORS,
+    InferenceSettings,
+    TextClassifier,
+    check_vocabulary,
+    inference_device,
+    supports_bf16,
+)
 from reviewloop.records import Example
 from reviewloop.spec import ReviewSpec, TrainingSpec
 
@@ -47,6 +55,7 @@ def finetune_model(
 
     Raises:
         ModelLoadError: the base model cannot be loaded.
+        SpecError: the base model cannot read texts as long as ``training.max_length``.
         DataError: a split is empty.
     """
     train, validation = read_split(dataset, "train"), read_split(dataset, "validation")
@@ -54,7 +63,7 @@ def finetune_model(
         raise DataError(f"Expected training and validation examples, got {len(train)} and {len(validation)}.")
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # It reports the new, untrained head as if it were a mistake.
-    tokenizer, model = _load(base_model, labels, training.seed)
+    tokenizer, model = _load(base_model, labels, training.max_length, training.seed)
     device = inference_device()
     report_progress(
         f"Fine-tuning on {len(train)} examples for {training.epochs:g} epochs "
@@ -88,6 +97,7 @@ def finetune_model(
     )
     trainer.remove_callback(PrinterCallback)
     result = trainer.train()
+    shutil.rmtree(output / "trainer")  # Empty, since nothing is saved on the way.
     train_seconds = time.monotonic() - started
 
     model.save_pretrained(output)
@@ -118,7 +128,7 @@ def finetune_model(
     }
 
 
-def _load(base_model: str, labels: tuple[str, ...], seed: int) -> tuple[Any, Any]:
+def _load(base_model: str, labels: tuple[str, ...], max_length: int, seed: int) -> tuple[Any, Any]:
     torch.manual_seed(seed)  # The new head's weights are drawn here.
     try:
         tokenizer = AutoTokenizer.from_pretrained(base_model)
@@ -129,11 +139,15 @@ def _load(base_model: str, labels: tuple[str, ...], seed: int) -> tuple[Any, Any
             label2id={label: index for index, label in enumerate(labels)},
             ignore_mismatched_sizes=True,
         )
-    except (OSError, ValueError) as error:
+    except LOAD_ERRORS as error:
         raise ModelLoadError(
             f"The base model {base_model!r} cannot be loaded: {str(error).splitlines()[0]} Point base_model to a "
             "directory with config.json, the weights and the tokenizer, or to a name on a Hub you can reach."
         ) from error
+    check_vocabulary(tokenizer, base_model)
+    longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", max_length))
+    if max_length > longest:
+        raise SpecError(f"training.max_length: expected at most {longest}, what {base_model} reads, got {max_length}.")
     return tokenizer, model
 
 

@@ -9,9 +9,7 @@ from reviewloop.task_types.base import Consensus, TaskType
 
 CONTROL_NAME = "label"
 OBJECT_NAME = "text"
-
-# Tableau 10: told apart by most colour-blind readers too.
-COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f")
+TEXT_STYLE = "font-size: 1.3em; line-height: 1.6; padding: 0.8em 0"
 
 
 class TextClassification(TaskType):
@@ -21,7 +19,8 @@ class TextClassification(TaskType):
         view = ElementTree.Element("View")
         if instructions:
             ElementTree.SubElement(view, "Header", value=instructions.strip(), size="5")
-        ElementTree.SubElement(view, "Text", name=OBJECT_NAME, value="$text")
+        text = ElementTree.SubElement(view, "View", style=TEXT_STYLE)
+        ElementTree.SubElement(text, "Text", name=OBJECT_NAME, value="$text")
         choices = ElementTree.SubElement(
             view,
             "Choices",
@@ -33,7 +32,6 @@ class TextClassification(TaskType):
         )
         for number, label in enumerate(self.labels, start=1):
             choice = ElementTree.SubElement(choices, "Choice", value=label)
-            choice.set("background", COLOURS[(number - 1) % len(COLOURS)])
             if number <= 9:
                 choice.set("hotkey", str(number))
         ElementTree.indent(view)

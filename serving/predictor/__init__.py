@@ -1,0 +1,1 @@
+"""The predictor: texts in, calibrated probabilities out, batched across requests."""

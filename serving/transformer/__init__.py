@@ -1,0 +1,1 @@
+"""The transformer: asks the predictor, routes what it is unsure of to review, and answers."""

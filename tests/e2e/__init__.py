@@ -1,0 +1,1 @@
+"""End to end: the command line as a user runs it, with every real part."""
