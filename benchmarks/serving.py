@@ -27,6 +27,8 @@ from typing import Any, cast
 import httpx
 
 ROOT = Path(__file__).parents[1]
+DEMO_MODEL = ROOT / "build" / "demo" / "serving" / "v0002"
+DEMO_TEXTS = ROOT / "build" / "assets" / "amazon-traffic.jsonl"
 MODEL = "sentiment"
 AUDIT_RATE = 0.03
 ROUTED_SHARE = 0.2
@@ -299,14 +301,17 @@ def _wait_until_ready(url: str) -> None:
 
 def main() -> None:
     """Run the benchmark and print its tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model_dir", type=Path, required=True, help="A model directory of the training pipeline.")
-    parser.add_argument("--texts", type=Path, required=True, help="Tab-separated, the text in the third column.")
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="`make demo` makes both files.",
+    )
+    parser.add_argument("--model_dir", type=Path, default=DEMO_MODEL, help="A model directory of the pipeline.")
+    parser.add_argument("--texts", type=Path, default=DEMO_TEXTS, help="JSON Lines with a field text.")
     parser.add_argument("--rounds", type=int, default=5, choices=range(1, MAX_ROUNDS + 1))
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
-    rows = arguments.texts.read_text(encoding="utf-8", errors="replace").splitlines()
-    texts = [row.split("\t")[2].strip() for row in rows if row.count("\t") >= 2]
+    texts = [json.loads(line)["text"] for line in arguments.texts.read_text(encoding="utf-8").splitlines()]
     random.Random(1).shuffle(texts)
     results: Results = defaultdict(list)
     with ExitStack() as stack:

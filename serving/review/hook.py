@@ -67,19 +67,16 @@ class ReviewHook:
             reviews = await asyncio.to_thread(self._route, texts, predictions)
         else:
             reviews = self._route(texts, predictions)
-        now = datetime.now(UTC).isoformat()
-        due = [
-            _item(text, prediction, review, now)
-            for text, prediction, review in zip(texts, predictions, reviews, strict=True)
-            if review.routing.routed
-        ]
+        due = [number for number, review in enumerate(reviews) if review.routing.routed]
         if not due:
             return reviews
-        error = await self._submit(due)
+        now = datetime.now(UTC).isoformat()
+        items = [_item(texts[number], predictions[number], reviews[number], now) for number in due]
+        error = await self._submit(items)
         if error is None:
-            count_routings([review.routing for review in reviews])
+            count_routings(items)
             return reviews
-        FAILURES.inc(len(due))
+        FAILURES.inc(len(items))
         return [Review(r.routing, r.key, error) if r.routing.routed else r for r in reviews]
 
     async def close(self) -> None:

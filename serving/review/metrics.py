@@ -1,13 +1,13 @@
 """What Prometheus sees of predictions and of the review queue."""
 
 from collections import Counter as Tally
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import Counter
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from reviewloop.records import Prediction, Routing
+from reviewloop.records import Prediction, ReviewItem
 from serving.review.outbox import Outbox, OutboxError
 
 PREDICTIONS = Counter("reviewloop_predictions", "Predictions answered.", ["model_version", "label"])
@@ -21,9 +21,9 @@ def count_predictions(predictions: Iterable[Prediction]) -> None:
         PREDICTIONS.labels(version, label).inc(number)
 
 
-def count_routings(routings: Sequence[Routing]) -> None:
-    """Count routed predictions by reason."""
-    for reason, number in Tally(r.reason for r in routings if r.routed).items():
+def count_routings(items: Iterable[ReviewItem]) -> None:
+    """Count items that were routed to review by reason."""
+    for reason, number in Tally(item.reason for item in items).items():
         ROUTINGS.labels(reason).inc(number)
 
 

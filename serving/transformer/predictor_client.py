@@ -9,8 +9,10 @@ from reviewloop.records import Prediction
 from serving.batching import Batcher
 from serving.errors import BadUpstream, InvalidRequest, Unavailable
 
-MAX_REQUESTS_UNDER_WAY = 4
-"""Two keep the predictor's workers busy, the others are there when those end. More would only be smaller."""
+MAX_REQUESTS_UNDER_WAY = 2
+"""One is computed while the next travels and waits. More of them would share the same texts, and a request costs
+both servers as much as dozens of texts in one.
+"""
 
 TEXT_WEIGHT = 1_000
 """What one text weighs beside its characters, so that a request is limited in both."""

@@ -34,6 +34,10 @@ def run(command: str, checkout: Path, environment: dict[str, str]) -> subprocess
     )
 
 
+def texts(path: Path) -> list[str]:
+    return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 @pytest.mark.timeout(1500)
 def test_every_command_in_the_readme_works(checkout: Path, environment: dict[str, str]) -> None:
     for command in commands():
@@ -65,20 +69,18 @@ def test_the_demo_showed_what_it_claims(checkout: Path) -> None:
 
 @pytest.mark.timeout(60)
 def test_the_demo_trained_on_no_test_text_and_logged_no_text(checkout: Path) -> None:
-    demo = checkout / "build" / "demo"
-    test_texts = {json.loads(line)["text"] for line in (checkout / "build/assets/amazon-test.jsonl").open()}
+    demo, assets = checkout / "build" / "demo", checkout / "build" / "assets"
     trained = {
-        json.loads(line)["text"]
+        text
         for path in demo.glob("pipeline/*/data-merge/dataset/*.jsonl")
         if path.stem in ("train", "validation")
-        for line in path.open()
+        for text in texts(path)
     }
     assert len(trained) > 2000
-    assert not trained & test_texts
+    assert not trained & set(texts(assets / "amazon-test.jsonl"))
 
-    traffic = [json.loads(line)["text"] for line in (checkout / "build/assets/amazon-traffic.jsonl").open()]
     logs = "".join(path.read_text(errors="replace") for path in (demo / "logs").glob("*.log"))
-    assert not [text for text in traffic[:1000] if len(text) > 30 and text in logs]
+    assert not [text for text in texts(assets / "amazon-traffic.jsonl")[:1000] if len(text) > 30 and text in logs]
 
 
 def test_the_readme_explains_every_setting() -> None:
