@@ -37,8 +37,14 @@ class Batcher(Generic[Item, Result]):
         max_batch: int,
         max_waiting: int,
         weight: Callable[[Item], int] = lambda item: 1,
+        max_small_running: int | None = None,
+        large_batch: int = 0,
     ) -> None:
         """``run`` maps a batch to as many results, in order.
+
+        Where a small batch costs nearly as much as a large one, ``max_small_running`` keeps submissions from
+        scattering: beyond that many batches under way, another one starts only if it weighs at least
+        ``large_batch``.
 
         ``max_batch`` and ``max_waiting`` are sums of ``weight``. One item heavier than ``max_batch`` makes a
         batch of its own; one submission heavier than ``max_waiting`` is accepted while nothing else waits.
@@ -48,6 +54,8 @@ class Batcher(Generic[Item, Result]):
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._weight = weight
+        self._max_small_running = max_running if max_small_running is None else max_small_running
+        self._large_batch = large_batch
         self._queue: deque[_Submission[Item, Result]] = deque()
         self._waiting = 0
         self._running: set[asyncio.Task[None]] = set()
@@ -85,6 +93,8 @@ class Batcher(Generic[Item, Result]):
     def _start_batches(self) -> None:
         self._wakes = False
         while self._queue and len(self._running) < self._max_running:
+            if len(self._running) >= self._max_small_running and self._waiting < self._large_batch:
+                return
             batch = self._take()
             if batch:
                 task = asyncio.create_task(self._run_batch(batch))

@@ -9,14 +9,16 @@ from reviewloop.records import Prediction
 from serving.batching import Batcher
 from serving.errors import BadUpstream, InvalidRequest, Unavailable
 
-MAX_REQUESTS_UNDER_WAY = 2
-"""One is computed while the next travels and waits. More of them would share the same texts, and a request costs
-both servers as much as dozens of texts in one.
+MAX_REQUESTS_UNDER_WAY = 4
+MAX_SMALL_REQUESTS_UNDER_WAY = 2
+"""Two keep the predictor busy: one is computed while the next travels. A request costs both servers as much as a
+dozen texts in it, so more of them are worth while only when they are large.
 """
 
 TEXT_WEIGHT = 1_000
 """What one text weighs beside its characters, so that a request is limited in both."""
 
+LARGE_REQUEST_WEIGHT = 16 * TEXT_WEIGHT
 MAX_REQUEST_WEIGHT = 256 * TEXT_WEIGHT
 MAX_WAITING_WEIGHT = 64 * MAX_REQUEST_WEIGHT
 CONNECT_TIMEOUT_S = 1.0
@@ -38,6 +40,8 @@ class PredictorClient:
             max_batch=MAX_REQUEST_WEIGHT,
             max_waiting=MAX_WAITING_WEIGHT,
             weight=lambda text: TEXT_WEIGHT + len(text),
+            max_small_running=MAX_SMALL_REQUESTS_UNDER_WAY,
+            large_batch=LARGE_REQUEST_WEIGHT,
         )
 
     async def predict(self, texts: list[str]) -> list[Prediction]:

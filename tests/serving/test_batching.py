@@ -70,6 +70,23 @@ def test_an_idle_batcher_starts_at_once_and_a_busy_one_gathers() -> None:
     asyncio.run(scenario())
 
 
+def test_small_batches_wait_where_large_ones_start() -> None:
+    async def scenario() -> None:
+        run = Doubler()
+        run.go.clear()
+        batcher = Batcher(run, max_running=3, max_batch=100, max_waiting=1000, max_small_running=1, large_batch=5)
+        tasks = []
+        for items in ([1], [2, 3], [4, 5], [6], [7]):
+            tasks.append(asyncio.create_task(batcher.submit(items)))
+            await asyncio.sleep(0.01)
+        assert run.batches == [[1], [2, 3, 4, 5, 6]]
+        run.go.set()
+        assert await asyncio.gather(*tasks) == [[2], [4, 6], [8, 10], [12], [14]]
+        assert run.batches == [[1], [2, 3, 4, 5, 6], [7]]
+
+    asyncio.run(scenario())
+
+
 def test_a_cancelled_submission_is_not_run() -> None:
     async def scenario() -> None:
         run = Doubler()

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from serving.review.outbox import Outbox
-from serving.transformer.predictor_client import MAX_REQUESTS_UNDER_WAY
+from serving.transformer.predictor_client import MAX_SMALL_REQUESTS_UNDER_WAY
 from tests.serving.conftest import Serving
 from tests.serving.processes import MODEL, Server, free_port, predictor, running, transformer, wait_until
 from tests.tiny_model import write_tiny_model
@@ -116,7 +116,7 @@ def test_the_text_of_a_client_that_left_is_not_sent_on(front_of_fake: Server, fa
             httpx.post(url, json={"instances": [text]}, timeout=timeout_s)
 
     with ThreadPoolExecutor(6) as clients:
-        for number in range(MAX_REQUESTS_UNDER_WAY):
+        for number in range(MAX_SMALL_REQUESTS_UNDER_WAY):
             clients.submit(post, f"early {number}", 10)
             time.sleep(0.05)
         clients.submit(post, "left", 0.5)
