@@ -34,13 +34,11 @@ AUDIT_RATE = 0.03
 ROUTED_SHARE = 0.2
 LIMIT_S = 1.5
 MAX_ROUNDS = 6
-SLICES = 3
-"""Turns that each of our variants gets in a round, for each load."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """How many clients send how many texts a request, and for how long a slice."""
+    """How many clients send how many texts a request, for how long a slice, and how many slices a round."""
 
     name: str
     clients: int
@@ -48,11 +46,13 @@ class Load:
     seconds: float
     warm_s: float
     requests_a_slice: int
+    slices: int
+    """Turns that each of our variants gets; the plain one, whose difference is large, gets one."""
 
 
-SINGLE = Load("32 clients, 1 text a request", 32, 1, 1.5, 0.2, 5000)
-BATCHED = Load("8 clients, 32 texts a request", 8, 32, 1.4, 0.4, 150)
-ALONE = Load("1 client, 1 text a request", 1, 1, 0.5, 0.1, 600)
+SINGLE = Load("32 clients, 1 text a request", 32, 1, 1.5, 0.2, 2500, 9)
+BATCHED = Load("8 clients, 32 texts a request", 8, 32, 1.4, 0.4, 150, 6)
+ALONE = Load("1 client, 1 text a request", 1, 1, 0.5, 0.1, 600, 6)
 LOADS = (SINGLE, BATCHED, ALONE)
 OFF, ON, DOWN = "hook off", "hook on, 20% routed", "hook on, Label Studio down"
 PLAIN, LIMIT = "plain KServe model", "forward passes alone"
@@ -122,7 +122,7 @@ class Bench:
         for load in LOADS:
             if load is not BATCHED:  # One request after the other: a slice would end before the first answers.
                 self._measure(results, PLAIN, load, number, self._next_slice(load))
-            for turn in range(SLICES):
+            for turn in range(load.slices):
                 first = self._next_slice(load)
                 variants = [OFF, ON, DOWN]
                 for variant in variants[turn % 3 :] + variants[: turn % 3]:
@@ -166,7 +166,7 @@ class Bench:
 
     def _write_bodies(self, load: Load) -> Path:
         path = self._work / f"{load.clients}x{load.texts}.jsonl"
-        slices = MAX_ROUNDS * (SLICES + 1)
+        slices = MAX_ROUNDS * (load.slices + 1)
         supply = self._supply(load.name)
         with path.open("w", encoding="utf-8") as file:
             for _ in range(slices * load.requests_a_slice):

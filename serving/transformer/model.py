@@ -2,17 +2,33 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from kserve.predictor_config import PredictorConfig
 from prometheus_client import REGISTRY
 
+from reviewloop.records import Prediction
+from serving.batching import Batcher
 from serving.protocol import TextRequest, prediction_fields
-from serving.review.hook import ReviewHook
+from serving.review.hook import Review, ReviewHook
 from serving.review.metrics import OutboxCollector, count_predictions
 from serving.review.outbox import Outbox
 from serving.server import ServedModel
 from serving.transformer.predictor_client import PredictorClient
+
+MAX_REQUESTS_UNDER_WAY = 4
+MAX_SMALL_REQUESTS_UNDER_WAY = 2
+"""Two keep the predictor busy: one is computed while the next travels. A request costs both servers as much as a
+dozen texts in it, so more of them are worth while only when they are large.
+"""
+
+TEXT_WEIGHT = 1_000
+"""What one text weighs beside its characters, so that a request is limited in both."""
+
+LARGE_REQUEST_WEIGHT = 16 * TEXT_WEIGHT
+MAX_REQUEST_WEIGHT = 256 * TEXT_WEIGHT
+MAX_WAITING_WEIGHT = 64 * MAX_REQUEST_WEIGHT
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +42,8 @@ class ReviewSettings:
 class ReviewTransformer(ServedModel):
     """Answers with the predictor's predictions, after the outbox has taken those due for review.
 
-    Each process opens its own connections, since KServe may hand the model to worker processes.
+    Concurrent requests share few requests to the predictor and few commits. Each process opens its own
+    connections, since KServe may hand the model to worker processes.
     """
 
     def __init__(self, name: str, predictor: PredictorConfig, review: ReviewSettings | None) -> None:
@@ -36,6 +53,7 @@ class ReviewTransformer(ServedModel):
         self._review = review
         self._client: PredictorClient | None = None
         self._hook: ReviewHook | None = None
+        self._answers: Batcher[str, tuple[Prediction, Review | None]] | None = None
         self._stopped: asyncio.Event | None = None
         self.ready = True
 
@@ -46,9 +64,10 @@ class ReviewTransformer(ServedModel):
 
     async def start_engine(self) -> None:
         """Stay until :meth:`stop_engine`, then finish what is under way."""
-        self._open()
+        answers = self._open()
         self._stopped = asyncio.Event()
         await self._stopped.wait()
+        await answers.drain()
         if self._client is not None:
             await self._client.close()
         if self._hook is not None:
@@ -61,21 +80,20 @@ class ReviewTransformer(ServedModel):
 
     async def predict(self, payload: TextRequest, headers: Any = None) -> list[dict[str, Any]]:
         """One answer a text: the prediction and, where review is on, what was decided."""
-        predictions = await self._open().predict(payload.texts)
-        count_predictions(predictions)
-        answers = [prediction_fields(prediction) for prediction in predictions]
-        if self._hook is not None:
-            reviews = await self._hook.review(payload.texts, predictions)
-            for answer, review in zip(answers, reviews, strict=True):
-                answer["review"] = review.fields()
+        answers = []
+        for prediction, review in await self._open().submit(payload.texts):
+            answer = prediction_fields(prediction)
+            if review is not None:
+                answer["review"] = await review.outcome()
+            answers.append(answer)
         return answers
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what belongs to this process: KServe sends the model to its worker processes."""
-        return self.__dict__ | {"_client": None, "_hook": None, "_stopped": None}
+        return self.__dict__ | {"_client": None, "_hook": None, "_answers": None, "_stopped": None}
 
-    def _open(self) -> PredictorClient:
-        if self._client is None:
+    def _open(self) -> Batcher[str, tuple[Prediction, Review | None]]:
+        if self._answers is None:
             config = self._predictor_config
             timeout_s = float(config.predictor_request_timeout_seconds)
             self._client = PredictorClient(config.predictor_base_url, self.name, timeout_s)
@@ -83,4 +101,23 @@ class ReviewTransformer(ServedModel):
                 outbox = Outbox(self._review.outbox_url)
                 self._hook = ReviewHook(outbox, self._review.audit_rate, self.name)
                 REGISTRY.register(OutboxCollector(outbox))
-        return self._client
+            self._answers = Batcher(
+                partial(_answer, self._client, self._hook),
+                max_running=MAX_REQUESTS_UNDER_WAY,
+                max_batch=MAX_REQUEST_WEIGHT,
+                max_waiting=MAX_WAITING_WEIGHT,
+                weight=lambda text: TEXT_WEIGHT + len(text),
+                max_small_running=MAX_SMALL_REQUESTS_UNDER_WAY,
+                large_batch=LARGE_REQUEST_WEIGHT,
+            )
+        return self._answers
+
+
+async def _answer(
+    client: PredictorClient, hook: ReviewHook | None, texts: list[str]
+) -> list[tuple[Prediction, Review | None]]:
+    predictions = await client.predict(texts)
+    count_predictions(predictions)
+    if hook is None:
+        return [(prediction, None) for prediction in predictions]
+    return list(zip(predictions, await hook.review(texts, predictions), strict=True))

@@ -1,4 +1,4 @@
-"""The transformer's side of the line to the predictor: concurrent requests share few HTTP requests."""
+"""The transformer's side of the line to the predictor."""
 
 from typing import Any
 
@@ -6,21 +6,8 @@ import aiohttp
 import orjson
 
 from reviewloop.records import Prediction
-from serving.batching import Batcher
 from serving.errors import BadUpstream, InvalidRequest, Unavailable
 
-MAX_REQUESTS_UNDER_WAY = 4
-MAX_SMALL_REQUESTS_UNDER_WAY = 2
-"""Two keep the predictor busy: one is computed while the next travels. A request costs both servers as much as a
-dozen texts in it, so more of them are worth while only when they are large.
-"""
-
-TEXT_WEIGHT = 1_000
-"""What one text weighs beside its characters, so that a request is limited in both."""
-
-LARGE_REQUEST_WEIGHT = 16 * TEXT_WEIGHT
-MAX_REQUEST_WEIGHT = 256 * TEXT_WEIGHT
-MAX_WAITING_WEIGHT = 64 * MAX_REQUEST_WEIGHT
 CONNECT_TIMEOUT_S = 1.0
 
 
@@ -34,15 +21,6 @@ class PredictorClient:
             timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
             headers={"Content-Type": "application/json"},
         )
-        self._batches: Batcher[str, Prediction] = Batcher(
-            self._request,
-            max_running=MAX_REQUESTS_UNDER_WAY,
-            max_batch=MAX_REQUEST_WEIGHT,
-            max_waiting=MAX_WAITING_WEIGHT,
-            weight=lambda text: TEXT_WEIGHT + len(text),
-            max_small_running=MAX_SMALL_REQUESTS_UNDER_WAY,
-            large_batch=LARGE_REQUEST_WEIGHT,
-        )
 
     async def predict(self, texts: list[str]) -> list[Prediction]:
         """Predictions in the order of ``texts``.
@@ -52,14 +30,6 @@ class PredictorClient:
             InvalidRequest: the predictor refused a text, with its status and sentence.
             BadUpstream: it answered something else than predictions.
         """
-        return await self._batches.submit(texts)
-
-    async def close(self) -> None:
-        """Finish what is under way and close the connections."""
-        await self._batches.drain()
-        await self._session.close()
-
-    async def _request(self, texts: list[str]) -> list[Prediction]:
         body = orjson.dumps({"instances": texts})
         try:
             try:
@@ -76,6 +46,10 @@ class PredictorClient:
         if status != 200:
             raise _refusal(status, answer)
         return _predictions(answer, len(texts))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
 
     async def _post(self, body: bytes) -> tuple[int, bytes]:
         async with self._session.post(self._url, data=body) as response:

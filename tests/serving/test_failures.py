@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from serving.review.outbox import Outbox
-from serving.transformer.predictor_client import MAX_SMALL_REQUESTS_UNDER_WAY
+from serving.transformer.model import MAX_SMALL_REQUESTS_UNDER_WAY
 from tests.serving.conftest import Serving
 from tests.serving.processes import MODEL, Server, free_port, predictor, running, transformer, wait_until
 from tests.tiny_model import write_tiny_model
