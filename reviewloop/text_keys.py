@@ -10,6 +10,8 @@ KEY_LENGTH = 32
 
 def normalize_text(text: str) -> str:
     """Unicode NFKC, case-folded, runs of white space made one space, ends stripped."""
+    if text.isascii():  # Which NFKC leaves as it is.
+        return " ".join(text.casefold().split())
     folded = unicodedata.normalize("NFKC", text).casefold()
     # Again, because folding can leave letters that compose with the mark that follows them.
     return " ".join(unicodedata.normalize("NFKC", folded).split())
@@ -41,7 +43,7 @@ def uniform_draw(key: str, salt: str) -> float:
     Duffield & Grossglauser, "Trajectory Sampling for Direct Traffic Observation", IEEE/ACM ToN 2001.
     Different salts give independent draws.
     """
-    digest = hmac.new(salt.encode(), key.encode(), hashlib.sha256).digest()
+    digest = hmac.digest(salt.encode(), key.encode(), "sha256")
     return int.from_bytes(digest[:7], "big") / 2**56
 
 

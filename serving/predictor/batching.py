@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +24,7 @@ MAX_WAITING_TOKENS = 128 * TOKEN_BUDGET
 """About how much may wait before requests are shed: some five seconds of work on two CPU cores."""
 
 CHARACTERS_PER_TOKEN = 4
+FORWARD_NICENESS = 5
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +160,8 @@ class PredictionQueue:
 
     def _work(self) -> None:
         torch.set_num_threads(self._torch_threads)
+        # A forward pass can wait a moment; what takes requests in, answers them or commits cannot.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), FORWARD_NICENESS)
         while (work := self._next()) is not None:
             if isinstance(work, _Batch):
                 self._forward(work)

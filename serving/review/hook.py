@@ -10,8 +10,6 @@ from typing import Any
 
 from reviewloop.records import Prediction, ReviewItem, Routing
 from reviewloop.text_keys import content_key
-from serving.batching import Batcher
-from serving.errors import Unavailable
 from serving.review.metrics import FAILURES, count_routings
 from serving.review.outbox import Outbox, OutboxError
 from serving.review.routing import route
@@ -21,11 +19,8 @@ COMMIT_TIMEOUT_S = 2.0
 
 TOGETHER_S = 0.005
 """How long the others of a batch wait for it. Clients that are answered together ask together again, which makes
-full batches: the commit, of a millisecond, costs them less than scattered batches would.
+full batches: the commit, of about a millisecond, costs them less than scattered batches would.
 """
-
-MAX_ITEMS_PER_COMMIT = 500
-MAX_ITEMS_WAITING = 20_000
 
 MAX_CHARACTERS_ON_LOOP = 100_000
 """Normalising and hashing more than this would hold up other requests: it goes to a thread."""
@@ -35,18 +30,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What was decided on one prediction; ``commit`` is under way, or done, where it is due for review."""
+    """What was decided on one prediction. ``error`` says why one that was due for review is not routed."""
 
     routing: Routing
     key: str
+    error: str | None = None
     commit: "asyncio.Task[str | None] | None" = None
+    """A commit that is still under way; it ends with the error, if any."""
 
     async def outcome(self) -> dict[str, Any]:
-        """The ``review`` part of an answer, once the commit has succeeded or failed."""
-        error = None
-        if self.commit is not None:
-            # Others wait for the same commit: one who leaves must not cancel it.
-            error = self.commit.result() if self.commit.done() else await asyncio.shield(self.commit)
+        """The ``review`` part of an answer, once it is known whether the item was committed."""
+        # Others wait for the same commit: a client that leaves must not cancel it.
+        error = self.error if self.commit is None else await asyncio.shield(self.commit)
         answer = {"routed": self.routing.routed, "reason": self.routing.reason, "key": self.key}
         if error is not None:
             answer |= {"routed": False, "error": error}
@@ -56,7 +51,7 @@ class Review:
 class ReviewHook:
     """Routes predictions and commits those that are due for review to the outbox, off the event loop.
 
-    All items of a batch of predictions share one commit, and so do batches that wait at the same time.
+    All items of a batch of predictions share one commit.
     """
 
     def __init__(self, outbox: Outbox, audit_rate: float, model_name: str) -> None:
@@ -66,9 +61,6 @@ class ReviewHook:
         self._model_name = model_name
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
         self._writes_fail = False
-        self._commits: Batcher[ReviewItem, None] = Batcher(
-            self._commit, max_running=1, max_batch=MAX_ITEMS_PER_COMMIT, max_waiting=MAX_ITEMS_WAITING
-        )
 
     async def review(self, texts: Sequence[str], predictions: Sequence[Prediction]) -> list[Review]:
         """Decide on each prediction and start the commit of those that are due for review."""
@@ -82,16 +74,22 @@ class ReviewHook:
             for text, prediction, (routing, key) in zip(texts, predictions, decisions, strict=True)
             if routing.routed
         ]
-        commit = None
+        error, commit = None, None
         if items:
-            commit = asyncio.create_task(self._submit(items))
-            await asyncio.wait({commit}, timeout=TOGETHER_S)
-        return [Review(routing, key, commit if routing.routed else None) for routing, key in decisions]
+            writing = asyncio.get_running_loop().run_in_executor(self._thread, self._outbox.add, items)
+            await asyncio.wait((writing,), timeout=TOGETHER_S)
+            if writing.done():
+                error = await self._committed(writing, items)
+            else:
+                commit = asyncio.create_task(self._committed(writing, items))
+        return [
+            Review(routing, key, error, commit) if routing.routed else Review(routing, key)
+            for routing, key in decisions
+        ]
 
     async def close(self) -> None:
         """Finish the commits under way."""
-        await self._commits.drain()
-        self._thread.shutdown()
+        await asyncio.to_thread(self._thread.shutdown)
 
     def _route(self, texts: Sequence[str], predictions: Sequence[Prediction]) -> list[tuple[Routing, str]]:
         keys = [content_key(text) for text in texts]
@@ -100,16 +98,15 @@ class ReviewHook:
             for key, prediction in zip(keys, predictions, strict=True)
         ]
 
-    async def _submit(self, items: list[ReviewItem]) -> str | None:
+    async def _committed(self, writing: "asyncio.Future[None]", items: Sequence[ReviewItem]) -> str | None:
+        """Why ``items`` are not in the outbox, None if they are."""
         try:
             async with asyncio.timeout(COMMIT_TIMEOUT_S):
-                await self._commits.submit(items)
+                await writing
         except OutboxError as error:
             problem = str(error)
         except TimeoutError:
             problem = f"The review outbox took longer than {COMMIT_TIMEOUT_S:g} s."
-        except Unavailable:
-            problem = "The review outbox is too far behind."
         else:
             if self._writes_fail:
                 logger.info("The review outbox takes items again.")
@@ -121,10 +118,6 @@ class ReviewHook:
             logger.error("%s Predictions are answered, but not routed to review.", problem)
         self._writes_fail = True
         return problem
-
-    async def _commit(self, items: list[ReviewItem]) -> Sequence[None]:
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._outbox.add, items)
-        return [None] * len(items)
 
 
 def _item(text: str, prediction: Prediction, routing: Routing, key: str, now: str) -> ReviewItem:
