@@ -4,7 +4,7 @@ VENV := .venv
 LABEL_STUDIO_VENV := .venv-label-studio
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint up down clean lock
+.PHONY: help setup demo demo-ner test lint up down clean lock
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -13,6 +13,9 @@ setup: $(VENV)/complete $(LABEL_STUDIO_VENV)/complete ## Install everything, at 
 
 demo: setup ## Run the whole loop once round (about 4 minutes after set-up)
 	@$(BIN)/reviewloop demo
+
+demo-ner: setup ## Run the whole loop once round for named entities (about 4 minutes)
+	@$(BIN)/reviewloop demo-ner
 
 test: setup lint ## Check the code and run every test
 	@$(BIN)/pytest

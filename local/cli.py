@@ -12,20 +12,26 @@ import typer
 
 from local.assets import fetch_assets, read_traffic
 from local.console import Console
-from local.demo import print_outcome, run_demo
+from local.entity_demo import print_entity_outcome, run_entity_demo, write_entity_texts
 from local.evaluations import print_evaluation
 from local.platform import Platform
 from local.processes import stop_descendants
-from local.review_replay import replay_ratings
+from local.sentiment_demo import print_sentiment_outcome, run_sentiment_demo
+from local.simulated_review import answer_open_tasks, replayed_ratings
 from local.status import print_status
+from local.task_export import export_reviews
+from local.task_import import Acceptance, Champion, ImportResult, TaskImport
 from local.traffic import read_texts, send_traffic
 from reviewloop.errors import ReviewLoopError
 from reviewloop.label_studio import LabelStudioServer
+from reviewloop.problems import Problems
 from reviewloop.spec import load_spec
+from reviewloop.task_files import read_tasks
 
 ASSETS = Path("build/assets")
 LOOPS = Path("build/loops")
 DEMO_SPEC = Path("examples/sentiment.yaml")
+ENTITY_SPEC = Path("examples/entities.yaml")
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C or SIGTERM, by the shell's convention."""
@@ -58,8 +64,17 @@ def demo(
     state: Annotated[Path, typer.Option(help="Emptied first; holds the report afterwards.")] = Path("build/demo"),
 ) -> None:
     """Run the whole loop once round, with real parts, and show the difference."""
-    summary = run_demo(load_spec(DEMO_SPEC), state, ASSETS, console)
-    print_outcome(summary, state, console)
+    summary = run_sentiment_demo(load_spec(DEMO_SPEC), state, ASSETS, console)
+    print_sentiment_outcome(summary, state, console)
+
+
+@app.command("demo-ner")
+def demo_ner(
+    state: Annotated[Path, typer.Option(help="Emptied first; holds the report afterwards.")] = Path("build/demo-ner"),
+) -> None:
+    """Run the whole loop once round for named entities, on generated texts and with simulated reviewers."""
+    summary = run_entity_demo(load_spec(ENTITY_SPEC), state, ASSETS, console)
+    print_entity_outcome(summary, state, console)
 
 
 @app.command()
@@ -67,10 +82,12 @@ def up(loop: Loop = DEMO_SPEC, state: State = None) -> None:
     """Start the parts that do not run, and leave them running; the first time, train and deploy the first model."""
     platform = _platform(loop, state)
     platform.start(console.line)
-    if platform.registry.champion() is None:
+    if platform.registry.champion() is None and platform.spec.data.source:
         console.phase("Train the first model")
         platform.train(console.step)
     _print_addresses(platform)
+    if platform.registry.champion() is None:
+        console.line("There is no model yet: `reviewloop import` some tasks, review them, then `reviewloop train`.")
 
 
 @app.command()
@@ -129,14 +146,74 @@ def review(
         with suppress(webbrowser.Error):
             webbrowser.open(url)
         return
-    server = LabelStudioServer(platform.label_studio_url, platform.credentials.api_key)
+    server = _label_studio(platform)
     with console.progress("tasks answered") as progress:
-        result = replay_ratings(
-            server, platform.project, read_traffic(ASSETS), platform.spec.review.annotations_per_task, progress
-        )
+        reviewers = platform.spec.review.annotations_per_task
+        answers_of = replayed_ratings(read_traffic(ASSETS), reviewers)
+        result = answer_open_tasks(server, platform.project, answers_of, reviewers, progress)
     console.line(f"{result.annotations} recorded human ratings answered {result.tasks} tasks.")
-    if result.unrated:
-        console.line(f"{result.unrated} tasks hold texts that have no recorded rating; review them in Label Studio.")
+    if result.unknown:
+        console.line(f"{result.unknown} tasks hold texts that have no recorded rating; review them in Label Studio.")
+
+
+@app.command("import")
+def import_tasks(
+    uri: Annotated[str, typer.Argument(help="A file, directory, file:// or s3:// prefix.", metavar="URI")],
+    loop: Loop = DEMO_SPEC,
+    state: State = None,
+    prelabel: Annotated[
+        bool, typer.Option("--prelabel", help="Attach the champion's predictions, and queue the least certain first.")
+    ] = False,
+    accept_above: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="P",
+            help="With --prelabel: take predictions of at least this confidence as machine labels instead of asking "
+            "people. Training uses them only with data.machine_labels.",
+        ),
+    ] = None,
+    check_share: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, metavar="SHARE", help="Of those, the share people label too, to measure the errors."
+        ),
+    ] = 0.05,
+) -> None:
+    """Load tasks into the review queue: Label Studio JSON or JSON_MIN, JSON Lines, CSV. Run again, it goes on."""
+    if accept_above is not None and not prelabel:
+        raise ReviewLoopError("--accept-above needs --prelabel: only a prediction can be accepted.")
+    platform = _platform(loop, state)
+    if prelabel and platform.registry.champion() is None:
+        raise ReviewLoopError("--prelabel needs a model that serves, and there is none yet. Train one first.")
+    spec = platform.spec
+    result = ImportResult()
+    tasks = read_tasks(uri, platform.task, result.problems, spec.data.text_field, spec.data.label_field)
+    champion = Champion(platform.predictor_url, spec.name) if prelabel else None
+    acceptance = Acceptance(accept_above, check_share) if accept_above is not None else None
+    loader = TaskImport(_label_studio(platform), platform.project, platform.registry)
+    with console.running_count("tasks read") as progress:
+        loader.run(tasks, result, champion, acceptance, lambda so_far: progress(so_far.read))
+    console.line(f"{result.imported} of {result.read} tasks imported; {result.known} were known already.")
+    if acceptance:
+        console.line(
+            f"{result.accepted} predictions accepted as machine labels; {result.checked} more go to people as a check."
+        )
+    _print_problems(result.problems)
+
+
+@app.command("export")
+def export_tasks(
+    uri: Annotated[str, typer.Argument(help="A directory, file:// or s3:// prefix.", metavar="URI")],
+    loop: Loop = DEMO_SPEC,
+    state: State = None,
+) -> None:
+    """Write what was reviewed: tasks.json in Label Studio's format, training.jsonl as data.source takes it."""
+    platform = _platform(loop, state)
+    result = export_reviews(_label_studio(platform), platform.project, uri)
+    console.line(f"{result.tasks} reviewed tasks and {result.examples} training examples are in {uri}")
+    _print_problems(result.problems)
 
 
 @app.command()
@@ -199,10 +276,20 @@ def _print_addresses(platform: Platform) -> None:
     console.line("`reviewloop status` shows how it is, `reviewloop down` stops it; give them the same options as this.")
 
 
+def _label_studio(platform: Platform) -> LabelStudioServer:
+    return LabelStudioServer(platform.label_studio_url, platform.credentials.api_key)
+
+
+def _print_problems(problems: Problems) -> None:
+    for kind, found in problems.summary().items():
+        console.line(f"Left out: {found['count']} x {kind} ({', '.join(found['where'][:5])})")
+
+
 def _platform(loop: Path, state: Path | None) -> Platform:
     spec = load_spec(loop)
     if Path(spec.base_model).is_relative_to(ASSETS):
         fetch_assets(ASSETS, console.line)
+        write_entity_texts(ASSETS)
     return Platform(spec, state or LOOPS / spec.name)
 
 

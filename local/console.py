@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.padding import Padding
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 LOG_WIDTH = 160
@@ -67,6 +67,17 @@ class Console:
         with Progress(*columns, console=self.rich, transient=True) as bar:
             task = bar.add_task(title, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    @contextmanager
+    def running_count(self, title: str) -> Iterator[Callable[[int], None]]:
+        """A count that goes up, of what nobody knows the total of; where there is no terminal, a line now and then."""
+        if not self.rich.is_terminal:
+            yield lambda done: self.line(f"{title}: {done}")
+            return
+        columns = (TextColumn("  {task.description}"), TextColumn("{task.completed}"), TimeElapsedColumn())
+        with Progress(*columns, console=self.rich) as progress:
+            task = progress.add_task(title, total=None)
+            yield lambda done: progress.update(task, completed=done)
 
     def table(self, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
         """Rows under their columns' names, all but the first column aligned right."""

@@ -15,8 +15,8 @@ def print_evaluation(manifest: VersionManifest, console: Console) -> None:
             (
                 name,
                 challenger["size"],
-                f"{champion['accuracy']:.3f}" if champion else "-",
-                f"{challenger['accuracy']:.3f}",
+                f"{champion['score']:.3f}" if champion else "-",
+                f"{challenger['score']:.3f}",
                 f"{difference['low']:+.3f} to {difference['high']:+.3f}" if difference else "-",
                 f"{challenger['macro_f1']:.3f}",
                 f"{challenger['ece']:.3f}",
@@ -26,8 +26,8 @@ def print_evaluation(manifest: VersionManifest, console: Console) -> None:
         (
             "test set",
             "examples",
-            "accuracy before",
-            "accuracy now",
+            f"{evaluation['metric']} before",
+            f"{evaluation['metric']} now",
             "change, interval",
             "macro F1",
             "calibration error",

@@ -187,6 +187,7 @@ class Platform:
             *("--http_port", str(self._state.ports["transformer"])),
             *("--outbox_url", self.outbox_url),
             *("--audit_rate", str(self.spec.review.audit_rate)),
+            *("--task_type", self.spec.task.type),
         )
         wait_until_healthy(predictor, f"{self.predictor_url}/v2/health/live", START_TIMEOUT_S)
         wait_until_healthy(transformer, f"{self.endpoint}/v2/health/live", START_TIMEOUT_S)
@@ -200,6 +201,7 @@ class Platform:
                 *("--outbox_url", self.outbox_url),
                 *("--label_studio_url", self.label_studio_url),
                 *("--project", self.spec.name),
+                *("--task_type", self.spec.task.type),
                 environment={API_KEY_VARIABLE: self.credentials.api_key},
             )
         if self.registry.champion():

@@ -80,6 +80,7 @@ def training_pipeline(spec: LoopSpec) -> Callable[..., Any]:
             finetune_task = finetune(
                 dataset=data_merge_task.outputs["dataset"],
                 base_model=base_model,
+                task_type=spec.task.type,
                 labels=labels,
                 epochs=epochs,
                 learning_rate=learning_rate,
@@ -96,6 +97,7 @@ def training_pipeline(spec: LoopSpec) -> Callable[..., Any]:
                 loop_name=spec.name,
                 registry_uri=registry_uri,
                 base_model=base_model,
+                task_type=spec.task.type,
                 labels=labels,
                 promotion=promotion,
                 base_test_set=spec.data.name,

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reviewloop.records import Example, ReviewReason
+from reviewloop.records import Example, Label, ReviewReason
 
 TEST_PREFIX = "test-"
 
@@ -21,9 +21,9 @@ TEST_PREFIX = "test-"
 class ReviewedTraffic:
     """What the serving model said of a text that people then labelled: the evidence on live accuracy."""
 
-    label: str
+    label: Label
     """What the reviewers agreed on."""
-    predicted: str
+    predicted: Label
     reason: ReviewReason
     weight: float
     """How many texts of the traffic this one stands for: 1 / (propensity x share of such tasks answered)."""

@@ -4,20 +4,23 @@ Imports torch and transformers, which the rest of ``reviewloop`` does not; impor
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from scipy.special import expit
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from reviewloop.errors import ModelLoadError
 from reviewloop.records import Prediction
+from reviewloop.task_types import TASK_TYPES, EncodedText, task_type
 
 INFERENCE_FILE = "inference.json"
 VERSION_FILE = "version.json"
@@ -35,13 +38,16 @@ class InferenceSettings:
     """What a model directory says, beside its weights, about how to turn logits into predictions.
 
     ``temperature`` divides the logits (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017);
-    ``threshold`` is the confidence below which a prediction is reviewed.
+    ``threshold`` is the confidence below which a prediction is reviewed. ``label_thresholds`` are the
+    probabilities from which on each label holds, where a text may have several; empty elsewhere.
     """
 
+    task: str
     labels: tuple[str, ...]
     max_length: int
     temperature: float
     threshold: float
+    label_thresholds: tuple[float, ...] = ()
 
     def save(self, model_dir: Path) -> None:
         """Write these settings into ``model_dir``."""
@@ -57,12 +63,17 @@ class InferenceSettings:
         path = model_dir / INFERENCE_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(
+            settings = cls(
+                task=str(content["task"]),
                 labels=tuple(content["labels"]),
                 max_length=int(content["max_length"]),
                 temperature=float(content["temperature"]),
                 threshold=float(content["threshold"]),
+                label_thresholds=tuple(map(float, content["label_thresholds"])),
             )
+            if settings.task not in TASK_TYPES:
+                raise ValueError(f"there is no task type {settings.task!r}")
+            return settings
         except FileNotFoundError:
             raise ModelLoadError(
                 f"{path} is missing: expected a model directory written by the training pipeline."
@@ -98,8 +109,8 @@ def length_sorted_batches(lengths: Sequence[int], token_budget: int = TOKEN_BUDG
         yield batch
 
 
-class TextClassifier:
-    """A sequence classification model ready to predict: weights, tokenizer, calibration, version."""
+class TextModel:
+    """A fine-tuned model ready to predict: weights, tokenizer, task type, calibration, version."""
 
     def __init__(self, model_dir: Path, device: torch.device | None = None) -> None:
         """Load ``model_dir`` onto ``device`` (chosen when None), in bfloat16 where that runs natively.
@@ -108,12 +119,13 @@ class TextClassifier:
             ModelLoadError: a file is missing or damaged, or labels and model outputs differ in number.
         """
         self.settings = InferenceSettings.load(model_dir)
+        self.task = task_type(self.settings.task, self.settings.labels)
         self.version = _read_version(model_dir)
         self.device = device or inference_device()
         transformers_logging.disable_progress_bar()
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-            model = AutoModelForSequenceClassification.from_pretrained(
+            model = getattr(transformers, self.task.auto_model).from_pretrained(
                 model_dir,
                 local_files_only=True,
                 dtype=torch.bfloat16 if supports_bf16(self.device) else torch.float32,
@@ -121,35 +133,58 @@ class TextClassifier:
         except LOAD_ERRORS as error:
             raise ModelLoadError(f"{model_dir} is not a Hugging Face model directory: {error}") from error
         check_vocabulary(self._tokenizer, str(model_dir))
-        if model.config.num_labels != len(self.settings.labels):
+        if model.config.num_labels != len(self.task.outputs):
             raise ModelLoadError(
-                f"{model_dir} has {model.config.num_labels} outputs, but {INFERENCE_FILE} names "
+                f"{model_dir} has {model.config.num_labels} outputs, but {self.settings.task} with the "
+                f"{len(self.settings.labels)} labels of {INFERENCE_FILE} needs {len(self.task.outputs)}. "
+                "Train the model again."
+            )
+        if self.task.activation == "sigmoid" and len(self.settings.label_thresholds) != len(self.settings.labels):
+            raise ModelLoadError(
+                f"{INFERENCE_FILE} in {model_dir} has {len(self.settings.label_thresholds)} label_thresholds for "
                 f"{len(self.settings.labels)} labels. Train the model again."
             )
         self._model = model.to(self.device).eval()
         self._pad_id = self._tokenizer.pad_token_id or 0
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, cut at ``max_length``. The tokenizer is not safe to share between threads."""
-        if not texts:
-            return []
-        encoded = self._tokenizer(
-            list(texts), truncation=True, max_length=self.settings.max_length, return_attention_mask=False
-        )
-        return list(encoded["input_ids"])
+    def encode(self, texts: Sequence[str]) -> list[EncodedText]:
+        """Each text in windows of token ids. The tokenizer is not safe to share between threads."""
+        return self.task.encode(self._tokenizer, texts, self.settings.max_length)
 
-    def forward(self, encoded: Sequence[list[int]]) -> NDArray[np.float32]:
-        """Calibrated probabilities, shape (texts, labels), of one padded batch."""
-        logits = self.forward_logits(encoded) / self.settings.temperature
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
+    def forward(self, windows: Sequence[list[int]]) -> list[NDArray[np.float32]]:
+        """Calibrated probabilities of each window of one padded batch: see :meth:`forward_logits`."""
+        logits = self._forward(windows) / self.settings.temperature
+        if self.task.activation == "sigmoid":
+            probabilities = expit(logits)
+        else:
+            exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)
+        return _rows(probabilities.astype(np.float32), windows)
 
-    def forward_logits(self, encoded: Sequence[list[int]]) -> NDArray[np.float32]:
-        """Uncalibrated logits, shape (texts, labels), of one padded batch."""
-        longest = max(len(ids) for ids in encoded)
-        ids = np.full((len(encoded), longest), self._pad_id, dtype=np.int64)
-        mask = np.zeros((len(encoded), longest), dtype=np.int64)
-        for row, tokens in enumerate(encoded):
+    def forward_logits(self, windows: Sequence[list[int]]) -> list[NDArray[np.float32]]:
+        """Uncalibrated logits of each window of one padded batch: shape (outputs,), or (tokens, outputs)."""
+        return _rows(self._forward(windows), windows)
+
+    def logits(self, encoded: Sequence[EncodedText]) -> list[list[NDArray[np.float32]]]:
+        """Uncalibrated logits of each window of any number of texts."""
+        return self._over_batches(encoded, self.forward_logits)
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """Predictions for any number of texts."""
+        encoded = self.encode(texts)
+        windows = self._over_batches(encoded, self.forward)
+        return [self.prediction(text, probabilities) for text, probabilities in zip(encoded, windows, strict=True)]
+
+    def prediction(self, encoded: EncodedText, probabilities: Sequence[NDArray[np.float32]]) -> Prediction:
+        """The :class:`Prediction` for one text from what :meth:`forward` gives for each of its windows."""
+        answer, score = self.task.predict(encoded, probabilities, self.settings.label_thresholds)
+        return Prediction(answer, score, self.version, self.settings.threshold)
+
+    def _forward(self, windows: Sequence[list[int]]) -> NDArray[np.float32]:
+        longest = max(map(len, windows))
+        ids = np.full((len(windows), longest), self._pad_id, dtype=np.int64)
+        mask = np.zeros((len(windows), longest), dtype=np.int64)
+        for row, tokens in enumerate(windows):
             ids[row, : len(tokens)] = tokens
             mask[row, : len(tokens)] = 1
         with torch.inference_mode():
@@ -160,32 +195,26 @@ class TextClassifier:
         logits: NDArray[np.float32] = output.logits.float().cpu().numpy()
         return logits
 
-    def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Uncalibrated logits, shape (texts, labels), of any number of texts."""
-        encoded = self.encode(texts)
-        result = np.zeros((len(encoded), len(self.settings.labels)), dtype=np.float32)
-        for batch in length_sorted_batches([len(ids) for ids in encoded]):
-            result[batch] = self.forward_logits([encoded[i] for i in batch])
-        return result
+    def _over_batches(
+        self,
+        encoded: Sequence[EncodedText],
+        forward: Callable[[Sequence[list[int]]], list[NDArray[np.float32]]],
+    ) -> list[list[NDArray[np.float32]]]:
+        windows = [(text, ids) for text, one in enumerate(encoded) for ids in one.windows]
+        results: dict[int, NDArray[np.float32]] = {}
+        for batch in length_sorted_batches([len(ids) for _, ids in windows]):
+            results.update(zip(batch, forward([windows[i][1] for i in batch]), strict=True))
+        by_text: list[list[NDArray[np.float32]]] = [[] for _ in encoded]
+        for number, (text, _) in enumerate(windows):
+            by_text[text].append(results[number])
+        return by_text
 
-    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Calibrated probabilities, shape (texts, labels), of any number of texts."""
-        encoded = self.encode(texts)
-        result = np.zeros((len(encoded), len(self.settings.labels)), dtype=np.float32)
-        for batch in length_sorted_batches([len(ids) for ids in encoded]):
-            result[batch] = self.forward([encoded[i] for i in batch])
-        return result
 
-    def prediction(self, probabilities: NDArray[np.float32]) -> Prediction:
-        """The :class:`Prediction` for one row of :meth:`forward`."""
-        best = int(probabilities.argmax())
-        return Prediction(
-            label=self.settings.labels[best],
-            score=float(probabilities[best]),
-            probabilities=dict(zip(self.settings.labels, map(float, probabilities), strict=True)),
-            model_version=self.version,
-            threshold=self.settings.threshold,
-        )
+def _rows(batch: NDArray[np.float32], windows: Sequence[list[int]]) -> list[NDArray[np.float32]]:
+    # One row a window, and where a row has tokens, without those of the padding.
+    if batch.ndim == 2:
+        return list(batch)
+    return [row[: len(tokens)] for row, tokens in zip(batch, windows, strict=True)]
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, origin: str) -> None:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 from label_studio_sdk import LabelStudio
@@ -17,8 +17,11 @@ from label_studio_sdk.core.api_error import ApiError
 from label_studio_sdk.core.request_options import RequestOptions
 
 from reviewloop.errors import LabelStudioError, LabelStudioUnavailable
-from reviewloop.records import Annotation, ReviewItem, ReviewTask
+from reviewloop.problems import Problems
+from reviewloop.records import MACHINE_CHECK, Annotation, Label, ReviewItem, ReviewReason, ReviewTask
 from reviewloop.task_types import TaskType
+from reviewloop.task_types.base import CONTROL_NAME
+from reviewloop.text_keys import content_key
 
 API_KEY_VARIABLE = "LABEL_STUDIO_API_KEY"
 PAGE_SIZE = 100
@@ -93,6 +96,11 @@ class LabelStudioServer:
             self._client.projects.update(project, **settings)
         return project
 
+    def emails(self) -> dict[int, str]:
+        """The email of every account, by user id."""
+        with _errors(self.url):
+            return {int(user.id): str(user.email) for user in self._client.users.list()}
+
     def ensure_reviewers(self, emails: Iterable[str]) -> dict[str, int]:
         """User ids of these accounts by email, made if they are not there yet."""
         with _errors(self.url):
@@ -149,11 +157,24 @@ class ReviewProject:
             }
             for item in items
         ]
+        return self.import_tasks(tasks)
+
+    def import_tasks(self, tasks: Any) -> list[int]:
+        """Make tasks in Label Studio's own import format, in one request; the task ids in the same order.
+
+        Raises:
+            LabelStudioUnavailable: no answer; the tasks may exist or not.
+            LabelStudioError: the request was refused and made nothing.
+        """
         with _errors(self._server.url):
             response = self._client.projects.import_tasks(
                 self.id, request=tasks, return_task_ids=True, request_options=NO_RETRY
             )
         return [int(task_id) for task_id in response.task_ids or []]
+
+    def keys(self) -> set[str]:
+        """The content keys of all tasks, also of those that were made without one."""
+        return {str(task.data.get("key") or content_key(str(task.data.get("text", "")))) for task in self._tasks(None)}
 
     def find_tasks(self, keys: Sequence[str]) -> dict[str, list[int]]:
         """Ids of the tasks that carry these content keys, by key; a key without a task is left out."""
@@ -165,26 +186,39 @@ class ReviewProject:
         return found
 
     def open_tasks(self) -> Iterator[tuple[int, str]]:
-        """Task id and text of every task that still wants an annotation, oldest first."""
+        """Task id and text of every task with a text that still wants an annotation, oldest first."""
         for task in self._tasks(_filter("completed_at", "empty", "Datetime", True)):
-            yield int(task.id), str(task.data["text"])
+            text = _text(task)
+            if text is not None:
+                yield int(task.id), text
 
-    def annotate(self, task_id: int, label: str, reviewer: int) -> None:
-        """Answer one task in a reviewer's name."""
+    def annotate(self, task_id: int, text: str, label: Label, reviewer: int) -> None:
+        """Answer one task, which asks about ``text``, in a reviewer's name."""
         with _errors(self._server.url):
             self._client.annotations.create(
                 task_id,
-                result=self.task.annotation_result(label),
+                result=self.task.annotation_result(label, text),
                 completed_by=reviewer,
                 request_options=NO_RETRY,
             )
 
-    def tasks(self) -> Iterator[ReviewTask]:
-        """Every task, oldest first, with its usable answers: cancelled (skipped) and empty ones are dropped."""
-        for task in self._tasks(_filter("id", "greater", "Number", 0), fields="all"):
-            annotations = (self._annotation(raw) for raw in task.annotations or [])
-            usable = sorted((a for a in annotations if a is not None), key=lambda a: a.id)
-            yield ReviewTask(int(task.id), str(task.data["text"]), tuple(usable), dict(task.meta or {}))
+    def tasks(self, problems: Problems) -> Iterator[ReviewTask]:
+        """Every task, oldest first, with its usable answers, one a reviewer: the last one.
+
+        What is left out is added to ``problems``: a task without a text, a cancelled (skipped) annotation, one
+        that names a label or a place that does not exist, and all but a reviewer's last, and a prediction that is
+        not of our task type. A task deleted meanwhile is not there, and hides no other.
+        """
+        self._check_config(problems)
+        for task in self._tasks(None, fields="all"):
+            text = _text(task)
+            if text is None:
+                problems.add("empty text", f"task {task.id}")
+                continue
+            records = (raw if isinstance(raw, dict) else raw.dict() for raw in task.annotations or [])
+            answers = [self._annotation(record, int(task.id), text, problems) for record in records]
+            usable = _last_of_each_reviewer([a for a in answers if a is not None], int(task.id), problems)
+            yield ReviewTask(int(task.id), text, usable, self._item(task, problems))
 
     def counts(self) -> ProjectCounts:
         """How far the reviewers are."""
@@ -197,35 +231,99 @@ class ReviewProject:
         )
 
     def _pre_annotation(self, item: ReviewItem) -> dict[str, Any]:
-        label = max(item.prediction, key=item.prediction.__getitem__)
         return {
-            "result": self.task.pre_annotation(label),
+            "result": self.task.annotation_result(self.task.answered(item.prediction), item.text),
             "score": item.confidence,
             "model_version": item.model_version,
         }
 
-    def _annotation(self, raw: Any) -> Annotation | None:
-        record = raw if isinstance(raw, dict) else raw.dict()
-        label = self.task.annotated_label(record.get("result") or [])
-        if record.get("was_cancelled") or label is None:
+    def _check_config(self, problems: Problems) -> None:
+        """Say what a labeling configuration that was edited by hand can no longer ask."""
+        with _errors(self._server.url):
+            config = self._client.projects.get(self.id).parsed_label_config or {}
+        offered = dict(config).get(CONTROL_NAME, {}).get("labels", [])
+        if set(offered) != set(self.task.labels):
+            problems.add(
+                "labeling config edited by hand",
+                f"project {self.id}",
+                f"it offers {', '.join(offered) or 'nothing'} in the control {CONTROL_NAME!r}",
+            )
+
+    def _item(self, task: Any, problems: Problems) -> dict[str, Any]:
+        """The routing metadata; none where they are not all there or not ours, as in a task made by hand."""
+        item = dict(task.meta or {})
+        if item.get("reason") not in (*get_args(ReviewReason), MACHINE_CHECK):
+            return item
+        prediction = item.get("prediction")
+        ours = isinstance(prediction, dict) and self.task.answer_fields <= prediction.keys()
+        if ours and (item["reason"] == MACHINE_CHECK or item.keys() >= {"propensity", "model_version"}):
+            return item
+        # Perhaps the loop's task type was another one then; what people answered may still be usable.
+        problems.add("routing not readable", f"task {task.id}")
+        return {}
+
+    def _annotation(self, record: dict[str, Any], task_id: int, text: str, problems: Problems) -> Annotation | None:
+        where = f"task {task_id} annotation {record['id']}"
+        if record.get("was_cancelled"):
+            problems.add("cancelled annotation", where)
+            return None
+        reading = self.task.read_annotation(record.get("result") or [], text)
+        for problem in reading.problems:
+            problems.add("unusable answer", where, problem)
+        if reading.label is None:
+            if not reading.problems:
+                problems.add("empty annotation", where)
             return None
         reviewer = record.get("completed_by") or 0
         return Annotation(
             id=int(record["id"]),
             reviewer=int(reviewer["id"] if isinstance(reviewer, dict) else reviewer),
-            label=label,
+            label=reading.label,
             updated_at=str(record["updated_at"]),
         )
 
-    def _tasks(self, query: str, fields: Any = "task_only") -> Iterator[Any]:
-        with _errors(self._server.url):
-            yield from self._client.tasks.list(project=self.id, query=query, fields=fields, page_size=PAGE_SIZE)
+    def _tasks(self, condition: dict[str, Any] | None, fields: Any = "task_only") -> Iterator[Any]:
+        # From the last id on, not by page number: a task deleted meanwhile would move others to a page already read.
+        last = 0
+        while True:
+            with _errors(self._server.url):
+                page = self._client.tasks.list(
+                    project=self.id, query=_query(condition, last), fields=fields, page_size=PAGE_SIZE
+                )
+            tasks = list(page.items or [])
+            yield from tasks
+            if len(tasks) < PAGE_SIZE:
+                return
+            last = int(tasks[-1].id)
 
 
-def _filter(column: str, operator: str, kind: str, value: object) -> str:
+def _text(task: Any) -> str | None:
+    """What the task asks about; None if there is nothing to read."""
+    text = (task.data or {}).get("text")
+    return text if isinstance(text, str) and text.strip() else None
+
+
+def _last_of_each_reviewer(answers: list[Annotation], task_id: int, problems: Problems) -> tuple[Annotation, ...]:
+    last: dict[int, Annotation] = {}
+    unnamed = []
+    for answer in sorted(answers, key=lambda a: (a.updated_at, a.id)):
+        if not answer.reviewer:
+            unnamed.append(answer)
+            continue
+        if earlier := last.get(answer.reviewer):
+            problems.add("second annotation by the same reviewer", f"task {task_id} annotation {earlier.id}")
+        last[answer.reviewer] = answer
+    return tuple(sorted([*last.values(), *unnamed], key=lambda a: a.id))
+
+
+def _filter(column: str, operator: str, kind: str, value: object) -> dict[str, Any]:
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
+
+
+def _query(condition: dict[str, Any] | None, after: int) -> str:
     # Label Studio silently ignores a query that is not a JSON string.
-    item = {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
-    return json.dumps({"filters": {"conjunction": "and", "items": [item]}, "ordering": ["tasks:id"]})
+    items = [_filter("id", "greater", "Number", after), *([condition] if condition else [])]
+    return json.dumps({"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]})
 
 
 @contextmanager

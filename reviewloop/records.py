@@ -5,19 +5,28 @@ from typing import Any, Literal
 
 ReviewReason = Literal["low_confidence", "audit"]
 
+MACHINE_CHECK = "machine_check"
+"""The reason of a task that a machine label would have made needless: people's answer tells how often such err."""
+
+Label = Any
+"""What a text is labelled with, as JSON: the label's name (text-classification), a list of names
+(multi-label-classification), or a list of ``{"start", "end", "label"}`` (token-classification). Equal labels
+compare equal, because their task type keeps each in one order.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """What the model says about one text.
 
-    ``probabilities`` maps every label to its calibrated probability (they sum to 1), ``score`` is the
-    probability of ``label``. ``threshold`` is the confidence, fitted for this model version, below which a
-    prediction goes to review.
+    ``answer`` holds what its task type says (see :class:`reviewloop.task_types.TaskType`): ``label`` and
+    ``probabilities``, ``labels`` and ``probabilities``, or ``entities``. ``score`` is the calibrated confidence in
+    it, in [0, 1]. ``threshold`` is the confidence, fitted for this model version, below which a prediction goes
+    to review.
     """
 
-    label: str
+    answer: dict[str, Any]
     score: float
-    probabilities: dict[str, float]
     model_version: str
     threshold: float
 
@@ -46,8 +55,8 @@ class ReviewItem:
     confidence: float
     propensity: float
     model_version: str
-    prediction: dict[str, float]
-    """Calibrated probability by label."""
+    prediction: dict[str, Any]
+    """The prediction's answer."""
     routed_at: str
     """ISO 8601, UTC."""
 
@@ -64,7 +73,7 @@ class Annotation:
 
     id: int
     reviewer: int
-    label: str
+    label: Label
     updated_at: str
 
 
@@ -86,5 +95,17 @@ class Example:
     """A labelled text. ``source`` says where it came from: the data's name, or ``reviews``."""
 
     text: str
-    label: str
+    label: Label
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class MachineLabel:
+    """A prediction so sure that it was taken for a label without a person; ``score`` is its confidence."""
+
+    key: str
+    text: str
+    label: Label
+    score: float
+    model_version: str
+    accepted_at: str

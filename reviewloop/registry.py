@@ -5,11 +5,15 @@ versions/v0001/model/...        the Hugging Face model directory
 versions/v0001/report.html      the evidence, for people
 versions/v0001/manifest.json    made last: from now on the version exists
 snapshots/HASH.jsonl            the annotations a version was trained on
+machine-labels/HASH.jsonl       predictions accepted as labels without a person
 champion.json                   the alias
 """
 
+import hashlib
 import json
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from reviewloop.errors import ObjectExists, ObjectNotFound, RegistryError
 from reviewloop.object_store import open_store
+from reviewloop.records import MachineLabel
 
 _MANIFEST = re.compile(r"^versions/(v\d{4,})/manifest\.json$")
 
@@ -150,6 +155,18 @@ class Registry:
     def read_snapshot(self, digest: str) -> bytes:
         """An annotation snapshot by its content hash."""
         return self._store.read(f"snapshots/{digest}.jsonl")
+
+    def add_machine_labels(self, labels: Sequence[MachineLabel]) -> None:
+        """Keep predictions that were accepted as labels."""
+        content = "".join(json.dumps(asdict(label), ensure_ascii=False) + "\n" for label in labels).encode()
+        self._store.write(f"machine-labels/{hashlib.sha256(content).hexdigest()}.jsonl", content)
+
+    def machine_labels(self) -> Iterator[MachineLabel]:
+        """Every prediction that was accepted as a label."""
+        for key in self._store.list("machine-labels/"):
+            for line in self._store.read(key).decode().split("\n"):
+                if line:
+                    yield MachineLabel(**json.loads(line))
 
 
 def _number(version: str) -> int:

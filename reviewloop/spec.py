@@ -1,15 +1,22 @@
 """The loop spec: ``loop.yaml`` as one validated, frozen model from which everything else derives."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reviewloop.errors import SpecError
+from reviewloop.task_types import TASK_TYPES
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 TestSetName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+def _known_task_type(name: str) -> str:
+    if name not in TASK_TYPES:
+        raise ValueError(f"must be one of {', '.join(TASK_TYPES)}, got {name!r}")
+    return name
 
 
 class _Section(BaseModel):
@@ -19,9 +26,11 @@ class _Section(BaseModel):
 class TaskSpec(_Section):
     """What is predicted and what reviewers are asked."""
 
-    type: Literal["text-classification"] = "text-classification"
+    type: Annotated[str, AfterValidator(_known_task_type)] = Field(
+        "text-classification", description="One label a text, any number of labels a text, or named entities."
+    )
     labels: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        min_length=2, description="Label names, in the order of the model's outputs."
+        min_length=1, description="Label names, in the order of the model's outputs."
     )
     instructions: str = Field("", description="Shown to reviewers above the task; plain text.")
 
@@ -29,6 +38,8 @@ class TaskSpec(_Section):
     def _labels_differ(self) -> Self:
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(f"labels must differ from each other, got {', '.join(self.labels)}")
+        if self.type == "text-classification" and len(self.labels) < 2:
+            raise ValueError(f"labels must be at least two, to tell one from another, got {', '.join(self.labels)}")
         return self
 
 
@@ -39,10 +50,13 @@ class DataSpec(_Section):
     source: str | None = Field(
         None,
         description="A .csv or .jsonl file, a Label Studio export (.json), or hub:OWNER/DATASET[:SPLIT]. Left out, "
-        "the reviews alone are trained on.",
+        "the reviews alone are trained on; without test_sets, a share of them is the test set.",
     )
     text_field: str = "text"
     label_field: str = "label"
+    machine_labels: bool = Field(
+        False, description="Whether predictions that `import --accept-above` took as labels are trained on too."
+    )
     test_fraction: Annotated[float, Field(gt=0.0, lt=0.9)] = Field(
         0.2, description="Share of the base data frozen, by content hash, as its test set."
     )
@@ -83,7 +97,9 @@ class TrainingSpec(_Section):
     epochs: Annotated[float, Field(gt=0.0, le=100.0)] = 3.0
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
-    max_length: Annotated[int, Field(ge=8, le=8192)] = Field(128, description="Tokens; longer texts are cut.")
+    max_length: Annotated[int, Field(ge=8, le=8192)] = Field(
+        128, description="Tokens; longer texts are cut, and for token-classification read in overlapping windows."
+    )
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 7
 
 
@@ -102,12 +118,14 @@ class PromotionSpec(_Section):
         None, description="The test set on which it must be better; left out, the base data's own."
     )
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = Field(
-        0.95, description="Of the paired bootstrap interval of the accuracy difference."
+        0.95,
+        description="Of the paired bootstrap interval of the difference in accuracy, or in F1 "
+        "where a text may have several labels.",
     )
     min_gain: Annotated[float, Field(ge=-1.0, le=1.0)] = Field(
         0.0, description="The interval's lower end must lie above this."
     )
-    max_drop: Probability = Field(0.015, description="Accuracy it may lose on any other test set.")
+    max_drop: Probability = Field(0.015, description="Accuracy (or F1) it may lose on any other test set.")
     max_class_drop: Probability = Field(
         0.1, description="F1 it may lose on any class with at least 30 test examples, on any test set."
     )
@@ -135,9 +153,7 @@ class LoopSpec(_Section):
 
     @model_validator(mode="after")
     def _promotion_names_a_test_set(self) -> Self:
-        known = {*self.data.test_sets, *([self.data.name] if self.data.source else [])}
-        if not known:
-            raise ValueError("data must name a source or test_sets: without either, no version can be measured")
+        known = {*self.data.test_sets, *([self.data.name] if self.data.source or not self.data.test_sets else [])}
         if (self.promotion.test_set or self.data.name) not in known:
             raise ValueError(
                 f"promotion.test_set must be one of {', '.join(sorted(known))}, got {self.promotion.test_set!r}"

@@ -33,7 +33,8 @@ PATIENCE_S = 0.25
 
 CLIENT_LEFT = 499
 
-Encode = Callable[[str, TextRequest, Sequence[dict[str, Any]]], bytes]
+Encode = Callable[[Any, TextRequest, Sequence[dict[str, Any]]], bytes]
+"""Of the model, the request and its answers."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +58,13 @@ class InferenceEndpoints:
 
     async def predict_v1(self, request: Request) -> Response:
         """Answer ``{"instances": [...]}`` with ``{"predictions": [...]}``."""
-        return await self._answer(request, parse_v1, lambda name, texts, predictions: encode_v1(predictions, texts.ids))
+        return await self._answer(request, parse_v1, lambda model, texts, answers: encode_v1(answers, texts.ids))
 
     async def predict_v2(self, request: Request) -> Response:
         """Answer a BYTES tensor of texts with named tensors."""
-        return await self._answer(request, parse_v2, encode_v2)
+        return await self._answer(
+            request, parse_v2, lambda model, texts, answers: encode_v2(model.task, model.name, texts, answers)
+        )
 
     async def _answer(self, request: Request, parse: Callable[[bytes], TextRequest], encode: Encode) -> Response:
         name = request.path_params["model_name"]
@@ -71,7 +74,7 @@ class InferenceEndpoints:
                 texts = parse(body)
                 # Model.__call__ is KServe's lifecycle, with its latency histograms.
                 predictions, _ = await model(texts, headers=request.headers)
-                content = encode(name, texts, predictions)
+                content = encode(model, texts, predictions)
         except ClientDisconnect:
             return Response(status_code=CLIENT_LEFT)
         except Exception as error:

@@ -18,7 +18,7 @@ TextId = str | int
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
-    """Texts to classify, in order. ``ids`` are the caller's own names for them, None where it gave none."""
+    """Texts to predict, in order. ``ids`` are the caller's own names for them, None where it gave none."""
 
     texts: list[str]
     ids: list[TextId | None]
@@ -98,13 +98,9 @@ def check_text(text: str, where: str) -> None:
 
 
 def prediction_fields(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as its answer's fields."""
-    return {
-        "label": prediction.label,
-        "score": prediction.score,
-        "probabilities": prediction.probabilities,
-        "model_version": prediction.model_version,
-    }
+    """A prediction as the fields of its V1 answer: first what it says and how surely."""
+    (name, says), *others = prediction.answer.items()
+    return {name: says, "score": prediction.score, **dict(others), "model_version": prediction.model_version}
 
 
 def encode_v1(predictions: Sequence[dict[str, Any]], ids: Sequence[TextId | None]) -> bytes:

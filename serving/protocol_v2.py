@@ -6,6 +6,8 @@ from typing import Any
 
 import orjson
 
+from reviewloop.task_types import TaskType
+from reviewloop.task_types.base import TensorType
 from serving.errors import InvalidRequest
 from serving.protocol import TextId, TextRequest, check_count, check_text, json_type, parse_json
 
@@ -48,22 +50,22 @@ def parse_v2(body: bytes) -> TextRequest:
     return TextRequest(texts, ids, request_id if isinstance(request_id, str) else None)
 
 
-def encode_v2(model_name: str, request: TextRequest, predictions: Sequence[dict[str, Any]]) -> bytes:
-    """Named tensors over the n texts; ``labels`` names the k columns of ``probabilities``, row by row.
+def output_types(task: TaskType) -> list[TensorType]:
+    """The outputs that every answer of this task type has."""
+    says, *others = task.tensor_types
+    return [says, ("score", "FP32", [-1]), *others, ("model_version", "BYTES", [-1])]
+
+
+def encode_v2(task: TaskType, model_name: str, request: TextRequest, predictions: Sequence[dict[str, Any]]) -> bytes:
+    """The V1 answers ``predictions`` as named tensors over the texts.
 
     ``review_reason`` is an empty string for a text that was not routed.
     """
     count = len(predictions)
-    labels = list(predictions[0]["probabilities"])
-    # While a new version swaps in, one request may be answered by two, which need not share all labels.
-    probabilities = [p["probabilities"].get(label, 0.0) for p in predictions for label in labels]
-    outputs = [
-        _tensor("label", "BYTES", [count], [p["label"] for p in predictions]),
-        _tensor("score", "FP32", [count], [p["score"] for p in predictions]),
-        _tensor("probabilities", "FP32", [count, len(labels)], probabilities),
-        _tensor("labels", "BYTES", [len(labels)], labels),
-        _tensor("model_version", "BYTES", [count], [p["model_version"] for p in predictions]),
-    ]
+    tensors = {name: (shape, data) for name, _, shape, data in task.tensors(predictions)}
+    for name in ("score", "model_version"):
+        tensors[name] = [count], [p[name] for p in predictions]
+    outputs = [_tensor(name, datatype, *tensors[name]) for name, datatype, _ in output_types(task)]
     if "threshold" in predictions[0]:
         outputs.append(_tensor("threshold", "FP32", [count], [p["threshold"] for p in predictions]))
     if "review" in predictions[0]:

@@ -19,10 +19,12 @@ from kserve.protocol.rest.multiprocess.server import RESTServerMultiProcess
 from kserve.protocol.rest.server import RESTServer
 from kserve.protocol.rest.v2_datamodels import MetadataTensor
 
+from reviewloop.task_types import TaskType
+from reviewloop.task_types.base import TensorType
 from serving.endpoints import install, install_error_handlers
 from serving.errors import InvalidRequest
 from serving.protocol import TextRequest
-from serving.protocol_v2 import TEXT_INPUT
+from serving.protocol_v2 import TEXT_INPUT, output_types
 
 SHUTDOWN_GRACE_S = 30
 
@@ -57,6 +59,11 @@ class ServedModel(kserve.Model):  # type: ignore[misc]
         """The versions that answer at the moment, as far as this server knows."""
         return []
 
+    @property
+    def task(self) -> TaskType | None:
+        """The task type of the answers; None while there is nothing to answer with."""
+        raise NotImplementedError
+
     def start(self) -> None:
         """Leave ``ready`` alone: :meth:`start_engine` sets it."""
 
@@ -78,15 +85,11 @@ class ServedModel(kserve.Model):  # type: ignore[misc]
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """The V2 input: texts."""
-        return [MetadataTensor(name=TEXT_INPUT, datatype="BYTES", shape=[-1]).model_dump()]
+        return [_metadata((TEXT_INPUT, "BYTES", [-1]))]
 
     def get_output_types(self) -> list[dict[str, Any]]:
-        """The V2 outputs that every answer has."""
-        outputs = [("label", "BYTES", [-1]), ("score", "FP32", [-1]), ("probabilities", "FP32", [-1, -1])]
-        outputs += [("labels", "BYTES", [-1]), ("model_version", "BYTES", [-1])]
-        return [
-            MetadataTensor(name=name, datatype=datatype, shape=shape).model_dump() for name, datatype, shape in outputs
-        ]
+        """The V2 outputs that every answer has; none while the task type is not known."""
+        return [] if self.task is None else [_metadata(tensor) for tensor in output_types(self.task)]
 
 
 class TextDataPlane(DataPlane):  # type: ignore[misc]
@@ -194,6 +197,12 @@ class TextServer(kserve.ModelServer):  # type: ignore[misc]
         if self._rest_server is not None:
             self._rest_server._server.should_exit = True
         super().stop(sig)
+
+
+def _metadata(tensor: TensorType) -> dict[str, Any]:
+    name, datatype, shape = tensor
+    metadata: dict[str, Any] = MetadataTensor(name=name, datatype=datatype, shape=shape).model_dump()
+    return metadata
 
 
 def argument_parser(program: str, description: str) -> argparse.ArgumentParser:

@@ -7,24 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from reviewloop.errors import DataError
-from reviewloop.records import Example
+from reviewloop.problems import Problems
+from reviewloop.records import Example, Label
 from reviewloop.task_types import TaskType
 
 HUB_PREFIX = "hub:"
 
 
 def read_examples(
-    source: str, name: str, task: TaskType, text_field: str = "text", label_field: str = "label"
+    source: str, name: str, task: TaskType, problems: Problems, text_field: str = "text", label_field: str = "label"
 ) -> list[Example]:
     """All examples of ``source``, marked as coming from ``name``.
 
     ``source`` is a ``.csv`` or ``.jsonl`` file with ``text_field`` and ``label_field``, a Label Studio export
     (``.json``; the consensus of each task's annotations), or ``hub:OWNER/DATASET[:SPLIT]``. A label may be given
-    by name or by index into the task's labels.
+    by name or by index into the task's labels. Rows without a text, and what an export holds that says nothing, are
+    left out and added to ``problems``.
 
     Raises:
-        DataError: the source is missing, or a row has no text or an unknown label; says which row.
+        DataError: the source is missing, or a row lacks a field or has an unknown label; says which row.
     """
+    reader = None
     if source.startswith(HUB_PREFIX):
         rows = _hub_rows(source.removeprefix(HUB_PREFIX))
     else:
@@ -36,18 +39,34 @@ def read_examples(
             raise DataError(f"There is no data file at {path}. Check data.source and data.test_sets.")
         if reader is _export_rows:
             text_field, label_field = "text", "label"
-        rows = _readable(reader(path, task), source)
-    return [
-        _example(row, number, source, name, task, text_field, label_field) for number, row in enumerate(rows, start=1)
-    ]
+        rows = _readable(reader(path, task, problems), source)
+    examples = []
+    for number, row in enumerate(rows, start=1):
+        where = f"{source}, row {number}"
+        for field, what in ((text_field, "text"), (label_field, "label")):
+            if field not in row:
+                raise DataError(f"{where}: expected a {what} in field {field!r}, got {', '.join(map(str, row))}.")
+        text = row[text_field]
+        if not isinstance(text, str) or not text.strip():
+            problems.add("empty text", where)
+            continue
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            problems.add("half a character (a lone surrogate)", where)
+            continue
+        try:
+            label = row[label_field] if reader is _export_rows else task.parse_label(row[label_field], text)
+        except ValueError as error:
+            raise DataError(f"{where}, field {label_field!r}: {error}.") from None
+        examples.append(Example(text, label, name))
+    return examples
 
 
-def _csv_rows(path: Path, task: TaskType) -> Iterator[dict[str, Any]]:
+def _csv_rows(path: Path, task: TaskType, problems: Problems) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
         yield from csv.DictReader(lines)
 
 
-def _jsonl_rows(path: Path, task: TaskType) -> Iterator[dict[str, Any]]:
+def _jsonl_rows(path: Path, task: TaskType, problems: Problems) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             try:
@@ -59,17 +78,24 @@ def _jsonl_rows(path: Path, task: TaskType) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _export_rows(path: Path, task: TaskType) -> Iterator[dict[str, Any]]:
+def _export_rows(path: Path, task: TaskType, problems: Problems) -> Iterator[dict[str, Any]]:
     try:
         for exported in json.loads(path.read_text(encoding="utf-8-sig")):
-            labels = [
-                task.annotated_label(annotation.get("result") or [])
-                for annotation in exported["annotations"]
-                if not annotation.get("was_cancelled")
-            ]
-            answers = [label for label in labels if label is not None]
+            where = f"{path}, task {exported.get('id')}"
+            text = exported["data"].get("text")
+            answers: list[Label] = []
+            for annotation in exported["annotations"]:
+                if not isinstance(text, str) or annotation.get("was_cancelled"):
+                    continue
+                reading = task.read_annotation(annotation.get("result") or [], text)
+                for problem in reading.problems:
+                    problems.add("unusable answer", where, problem)
+                if reading.label is not None:
+                    answers.append(reading.label)
             if answers:
-                yield {"text": exported["data"].get("text"), "label": task.consensus(answers).label}
+                yield {"text": text, "label": task.consensus(answers).label}
+            elif not isinstance(text, str):
+                problems.add("empty text", where)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
         raise DataError(f"{path} is not a Label Studio export in the JSON format, with annotations.") from None
 
@@ -83,7 +109,7 @@ def _readable(rows: Iterator[dict[str, Any]], source: str) -> Iterator[dict[str,
         raise DataError(f"{source} cannot be read as CSV: {error}.") from None
 
 
-_READERS: dict[str, Callable[[Path, TaskType], Iterator[dict[str, Any]]]] = {
+_READERS: dict[str, Callable[[Path, TaskType, Problems], Iterator[dict[str, Any]]]] = {
     ".csv": _csv_rows,
     ".jsonl": _jsonl_rows,
     ".json": _export_rows,
@@ -101,27 +127,3 @@ def _hub_rows(reference: str) -> Iterator[dict[str, Any]]:
             f"The data set {dataset!r} cannot be loaded from the Hugging Face Hub ({type(error).__name__}). "
             "Without access to it, point data.source to a .csv or .jsonl file."
         ) from error
-
-
-def _example(
-    row: dict[str, Any],
-    number: int,
-    source: str,
-    name: str,
-    task: TaskType,
-    text_field: str,
-    label_field: str,
-) -> Example:
-    text, label = row.get(text_field), row.get(label_field)
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f"{source}, row {number}: expected a text in field {text_field!r}, got {text!r}.")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise DataError(f"{source}, row {number}: the text holds half of a character (a lone surrogate): {text!r}.")
-    index = str(label)
-    if label not in task.labels and index.isdecimal() and int(index) < len(task.labels):
-        label = task.labels[int(index)]
-    if label not in task.labels:
-        raise DataError(
-            f"{source}, row {number}: expected one of {', '.join(task.labels)} in field {label_field!r}, got {label!r}."
-        )
-    return Example(text=text, label=label, source=name)

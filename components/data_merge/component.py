@@ -36,7 +36,9 @@ def data_merge(
     for name, value in result.summary["reviews"].items():
         if isinstance(value, int | float):
             summary.log_metric(f"reviews_{name}", value)
-    for split, counts in result.summary["splits"].items():
-        summary.log_metric(f"examples_{split.replace(' ', '_')}", sum(counts.values()))
+    for split, size in result.summary["sizes"].items():
+        summary.log_metric(f"examples_{split.replace(' ', '_')}", size)
+    for kind, found in result.summary["problems"].items():
+        print(f"Left out: {found['count']} x {kind} ({', '.join(found['where'])})")
     print(result.message)
     return result.train

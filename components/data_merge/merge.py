@@ -11,9 +11,14 @@ from components.data_merge.splits import Splits, split_examples
 from reviewloop.dataset import TEST_PREFIX, dataset_hash, write_reviewed_traffic, write_split, write_summary
 from reviewloop.errors import DataError
 from reviewloop.label_studio import ReviewProject, api_key_from_environment
+from reviewloop.problems import Problems
+from reviewloop.records import Example
 from reviewloop.registry import Registry
 from reviewloop.spec import DataSpec
-from reviewloop.task_types import task_type
+from reviewloop.task_types import TaskType, task_type
+
+MACHINE_SOURCE = "machine"
+"""The source of examples that no person labelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +51,27 @@ def merge_data(
     """
     task = task_type(task_name, labels)
     registry = Registry(registry_uri)
+    problems = Problems()
     tasks = (
-        ReviewProject(label_studio_url, api_key_from_environment(), project_title, task).tasks()
+        ReviewProject(label_studio_url, api_key_from_environment(), project_title, task).tasks(problems)
         if label_studio_url
         else ()
     )
-    reviews = collect_reviews(tasks, task)
+    reviews = collect_reviews(tasks, task, problems)
     fields = (data.text_field, data.label_field)
-    base = read_examples(data.source, data.name, task, *fields) if data.source else []
-    test_sets = {name: read_examples(source, name, task, *fields) for name, source in data.test_sets.items()}
-    splits = split_examples(base, data.name, reviews.training, test_sets, data.test_fraction, data.validation_fraction)
-    if not data.source:
+    base = read_examples(data.source, data.name, task, problems, *fields) if data.source else []
+    reviewed = reviews.training
+    if not data.source and not data.test_sets:
+        base, reviewed = reviewed, []  # Then what people answered is all there is to test on, too.
+    machine = list(registry.machine_labels())
+    machine_examples = [Example(m.text, m.label, MACHINE_SOURCE) for m in machine] if data.machine_labels else []
+    test_sets = {name: read_examples(source, name, task, problems, *fields) for name, source in data.test_sets.items()}
+    splits = split_examples(
+        base, data.name, reviewed, machine_examples, test_sets, data.test_fraction, data.validation_fraction
+    )
+    if not base:
         del splits.tests[data.name]
-    _check(splits, labels)
+    _check(splits, task)
 
     output.mkdir(parents=True, exist_ok=True)
     write_split(output, "train", splits.train)
@@ -71,7 +84,16 @@ def merge_data(
 
     versions = registry.versions()
     new = len(reviews.annotation_ids - _trained_on(registry, versions))
-    summary = _summary(splits, reviews, new) | {"dataset_hash": dataset_hash(output)}
+    summary = _summary(splits, reviews, new, task) | {
+        "machine_labels": {
+            "accepted": len(machine),
+            "trained_on": sum(e.source == MACHINE_SOURCE for e in splits.train),
+            "checked": reviews.checked,
+            "errors": reviews.machine_errors,
+        },
+        "problems": problems.summary(),
+        "dataset_hash": dataset_hash(output),
+    }
     write_summary(output, summary)
     train = not versions or new >= min_new_annotations
     return MergeResult(train, _message(train, versions, new, min_new_annotations), summary)
@@ -82,8 +104,9 @@ def _trained_on(registry: Registry, versions: list[str]) -> frozenset[int]:
     return annotation_ids(registry.read_snapshot(snapshot)) if snapshot else frozenset()
 
 
-def _check(splits: Splits, labels: tuple[str, ...]) -> None:
-    missing = [label for label in labels if not any(e.label == label for e in splits.train)]
+def _check(splits: Splits, task: TaskType) -> None:
+    taught = {name for example in splits.train for name in task.names(example.label)}
+    missing = [label for label in task.labels if label not in taught]
     if missing:
         raise DataError(
             f"The training data have no example of {', '.join(missing)}. Add some to data.source, or have some "
@@ -96,12 +119,16 @@ def _check(splits: Splits, labels: tuple[str, ...]) -> None:
         raise DataError(f"Test set {', '.join(empty)} is empty: raise data.test_fraction or add data.")
 
 
-def _summary(splits: Splits, reviews: Reviews, new: int) -> dict[str, Any]:
+def _summary(splits: Splits, reviews: Reviews, new: int, task: TaskType) -> dict[str, Any]:
     used = {"train": splits.train, "validation": splits.validation} | {
         f"test {name}": examples for name, examples in splits.tests.items()
     }
     return {
-        "splits": {name: dict(Counter(e.label for e in examples)) for name, examples in used.items()},
+        "sizes": {name: len(examples) for name, examples in used.items()},
+        "splits": {
+            name: dict(Counter(label for e in examples for label in task.names(e.label)))
+            for name, examples in used.items()
+        },
         "sources": dict(Counter(e.source for e in [*splits.train, *splits.validation])),
         "duplicates": splits.duplicates,
         "kept_from_training": splits.kept_from_training,

@@ -24,6 +24,7 @@ def split_examples(
     base: Iterable[Example],
     base_name: str,
     reviewed: Sequence[Example],
+    machine: Iterable[Example],
     test_sets: dict[str, list[Example]],
     test_fraction: float,
     validation_fraction: float,
@@ -33,6 +34,8 @@ def split_examples(
     All comparisons are by near-duplicate key: no text of any test set, nor a near-duplicate of one, is in
     ``train`` or ``validation``. A reviewed example replaces a base example with the same text. A text known from
     reviews alone trains; should the base data come to hold it too, it may move into the test set, but never out.
+    ``machine`` are labels that no person gave: they train where nothing else says what the text is, and neither
+    calibrate nor test.
     """
     splits = Splits(tests={name: _distinct(examples) for name, examples in test_sets.items()})
     base = list(base)
@@ -58,6 +61,8 @@ def split_examples(
     for example in _distinct([*usable, *trainable]):
         calibrates = uniform_draw(near_duplicate_key(example.text), "validation") < validation_fraction
         (splits.validation if calibrates else splits.train).append(example)
+    human = {near_duplicate_key(e.text) for e in (*splits.train, *splits.validation)} | in_test
+    splits.train += [e for e in _distinct(machine) if near_duplicate_key(e.text) not in human]
     return splits
 
 

@@ -12,6 +12,7 @@ def evaluate(
     loop_name: str,
     registry_uri: str,
     base_model: str,
+    task_type: str,
     labels: list,
     promotion: dict,
     base_test_set: str,
@@ -29,6 +30,7 @@ def evaluate(
     from components.evaluate.evaluation import evaluate_model, write_evaluation
     from components.evaluate.report import render_html, render_markdown
     from reviewloop.spec import PromotionSpec
+    from reviewloop.task_types import TASK_TYPES
 
     rule = PromotionSpec.model_validate(promotion)
     result = evaluate_model(
@@ -37,7 +39,7 @@ def evaluate(
         loop_name=loop_name,
         registry_uri=registry_uri,
         base_model=base_model,
-        labels=tuple(labels),
+        task=TASK_TYPES[task_type](tuple(labels)),
         promotion=rule,
         primary=rule.test_set or base_test_set,
         probes=tuple(probes),
@@ -48,8 +50,10 @@ def evaluate(
     Path(summary.path).write_text(render_markdown(result.document), encoding="utf-8")
     for name, value in result.scalars().items():
         metrics.log_metric(name, value)
-    classification.log_confusion_matrix(list(labels), result.primary.confusion)
-    classification.log_roc_curve(*result.roc)
+    if result.primary.confusion:
+        classification.log_confusion_matrix(result.primary.confusion.names, result.primary.confusion.counts)
+    if result.roc:
+        classification.log_roc_curve(*result.roc)
     for reason in result.document["reasons"]:
         print(f"{result.verdict}: {reason}")
     return result.verdict

@@ -3,23 +3,22 @@
 import json
 import os
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from components.evaluate.live_accuracy import estimate_live_accuracy
-from components.evaluate.metrics import TestSetMetrics, measure, micro_roc_curve
+from components.evaluate.metrics import TestSetMetrics, measure, roc
 from components.evaluate.promotion import Decision, decide, paired_bootstrap
 from reviewloop import __version__
 from reviewloop.dataset import read_reviewed_traffic, read_summary, read_test_set, test_set_names
-from reviewloop.inference import TextClassifier
+from reviewloop.errors import ModelLoadError
+from reviewloop.inference import InferenceSettings, TextModel
 from reviewloop.records import Example
 from reviewloop.registry import Lineage, Registry, Verdict
 from reviewloop.spec import PromotionSpec
+from reviewloop.task_types import TaskType
+from reviewloop.task_types.base import Counts
 
 CODE_VERSION_VARIABLE = "REVIEWLOOP_CODE_VERSION"
 IMAGE_VARIABLE = "REVIEWLOOP_IMAGE"
@@ -34,13 +33,13 @@ class EvaluationResult:
     verdict: Verdict
     document: dict[str, Any]
     primary: TestSetMetrics
-    roc: tuple[list[float], list[float], list[float]]
+    roc: tuple[list[float], list[float], list[float]] | None
 
     def scalars(self) -> dict[str, float]:
         """The figures worth comparing between runs."""
         figures = {}
         for name, measured in self.document["test_sets"].items():
-            for figure in ("accuracy", "macro_f1", "ece"):
+            for figure in ("score", "macro_f1", "exact", "ece"):
                 figures[f"{name}_{figure}"] = measured["challenger"][figure]
             for figure, value in (measured["difference"] or {}).items():
                 figures[f"{name}_difference_{figure}"] = value
@@ -50,11 +49,11 @@ class EvaluationResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answers:
+class _Measured:
     metrics: dict[str, TestSetMetrics]
-    correct: dict[str, NDArray[np.bool_]]
-    probes: list[dict[str, float]]
-    primary_roc: tuple[list[float], list[float], list[float]]
+    counts: dict[str, list[Counts]]
+    probes: list[dict[str, Any]]
+    primary_roc: tuple[list[float], list[float], list[float]] | None
 
 
 def evaluate_model(
@@ -63,7 +62,7 @@ def evaluate_model(
     loop_name: str,
     registry_uri: str,
     base_model: str,
-    labels: tuple[str, ...],
+    task: TaskType,
     promotion: PromotionSpec,
     primary: str,
     probes: tuple[str, ...],
@@ -72,22 +71,31 @@ def evaluate_model(
     """Measure the model in ``model``, and the registry's champion if there is one, on every test set.
 
     ``primary`` names the test set on which the challenger must be better.
+
+    Raises:
+        ModelLoadError: the champion is of another task type, or one of both cannot be loaded.
     """
     tests = {name: read_test_set(dataset, name) for name in test_set_names(dataset)}
-    classifier = TextClassifier(model)
-    challenger = _answer(classifier, tests, labels, primary, probes)
+    settings = InferenceSettings.load(model)
+    challenger = _measure(TextModel(model), tests, task, primary, probes)
     registry = Registry(registry_uri)
     champion_version = registry.champion()
     champion, decision, differences = None, _FIRST, {}
     if champion_version:
         with tempfile.TemporaryDirectory() as directory:
             registry.fetch_model(champion_version, Path(directory))
-            champion = _answer(TextClassifier(Path(directory)), tests, labels, primary, probes)
+            served = TextModel(Path(directory))
+            if served.task.name != task.name:
+                raise ModelLoadError(
+                    f"The champion {champion_version} does {served.task.name}, and task.type is {task.name}: they "
+                    "cannot be compared. Give a loop of another task type a registry of its own."
+                )
+            champion = _measure(served, tests, task, primary, probes)
         differences = {
-            name: paired_bootstrap(champion.correct[name], challenger.correct[name], promotion.confidence, seed)
+            name: paired_bootstrap(champion.counts[name], challenger.counts[name], promotion.confidence, seed)
             for name in tests
         }
-        decision = decide(primary, differences, champion.metrics, challenger.metrics, promotion)
+        decision = decide(primary, differences, champion.metrics, challenger.metrics, promotion, task.metric)
     live = estimate_live_accuracy(read_reviewed_traffic(dataset), champion_version or "", seed)
     data = read_summary(dataset)
     lineage = Lineage(
@@ -106,9 +114,11 @@ def evaluate_model(
         "reasons": list(decision.reasons),
         "primary": primary,
         "champion": champion_version,
-        "labels": list(labels),
-        "temperature": classifier.settings.temperature,
-        "threshold": classifier.settings.threshold,
+        "task": task.name,
+        "metric": task.metric,
+        "labels": list(task.labels),
+        "temperature": settings.temperature,
+        "threshold": settings.threshold,
         "test_sets": {
             name: {
                 "challenger": asdict(challenger.metrics[name]),
@@ -137,35 +147,17 @@ def write_evaluation(result: EvaluationResult, path: Path) -> None:
     path.write_text(json.dumps(result.document, indent=2) + "\n", encoding="utf-8")
 
 
-def _answer(
-    classifier: TextClassifier,
-    tests: dict[str, list[Example]],
-    labels: tuple[str, ...],
-    primary: str,
-    probes: tuple[str, ...],
-) -> _Answers:
-    metrics, correct = {}, {}
-    roc: tuple[list[float], list[float], list[float]] = ([], [], [])
+def _measure(
+    model: TextModel, tests: dict[str, list[Example]], task: TaskType, primary: str, probes: tuple[str, ...]
+) -> _Measured:
+    """Against the loop's labels; a label that only an earlier model's loop had is a wrong answer."""
+    metrics, counts = {}, {}
+    curve = None
     for name, examples in tests.items():
-        probabilities = _probabilities(classifier, [e.text for e in examples], labels)
-        targets = np.array([labels.index(e.label) for e in examples])
-        metrics[name] = measure(probabilities, targets, labels)
-        correct[name] = probabilities.argmax(axis=1) == targets
+        truths = [e.label for e in examples]
+        predictions = model.predict([e.text for e in examples])
+        metrics[name] = measure(task, truths, predictions)
+        counts[name] = [task.counts(t, task.answered(p.answer)) for t, p in zip(truths, predictions, strict=True)]
         if name == primary:
-            roc = micro_roc_curve(probabilities, targets)
-    answers = [
-        {label: float(p) for label, p in zip(labels, row, strict=True)}
-        for row in _probabilities(classifier, probes, labels)
-    ]
-    return _Answers(metrics, correct, answers, roc)
-
-
-def _probabilities(classifier: TextClassifier, texts: Sequence[str], labels: tuple[str, ...]) -> NDArray[np.float32]:
-    """In the order of ``labels``; a champion trained on other labels gives none to those it does not know."""
-    known = classifier.settings.labels
-    own = classifier.probabilities(texts)
-    aligned = np.zeros((len(texts), len(labels)), dtype=np.float32)
-    for column, label in enumerate(labels):
-        if label in known:
-            aligned[:, column] = own[:, known.index(label)]
-    return aligned
+            curve = roc(task, truths, predictions)
+    return _Measured(metrics, counts, [p.answer | {"score": p.score} for p in model.predict(probes)], curve)

@@ -9,6 +9,7 @@ from components.image import IMAGE
 def finetune(
     dataset: dsl.Input[dsl.Dataset],
     base_model: str,
+    task_type: str,
     labels: list,
     epochs: float,
     learning_rate: float,
@@ -24,11 +25,12 @@ def finetune(
 
     from components.finetune.train import finetune_model
     from reviewloop.spec import ReviewSpec, TrainingSpec
+    from reviewloop.task_types import TASK_TYPES
 
     results = finetune_model(
         dataset=Path(dataset.path),
         base_model=base_model,
-        labels=tuple(labels),
+        task=TASK_TYPES[task_type](tuple(labels)),
         training=TrainingSpec(
             epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, max_length=max_length, seed=seed
         ),

@@ -3,16 +3,17 @@
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from datasets import Dataset
 from transformers import (
-    AutoModelForSequenceClassification,
+    AutoConfig,
     AutoTokenizer,
-    DataCollatorWithPadding,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -22,19 +23,26 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from components.finetune.calibration import fit_temperature, fit_threshold
+from components.finetune.calibration import (
+    DEFAULT_LABEL_THRESHOLD,
+    fit_label_thresholds,
+    fit_temperature,
+    fit_threshold,
+)
 from reviewloop.dataset import read_split
 from reviewloop.errors import DataError, ModelLoadError, SpecError
 from reviewloop.inference import (
     LOAD_ERRORS,
     InferenceSettings,
-    TextClassifier,
+    TextModel,
     check_vocabulary,
     inference_device,
     supports_bf16,
 )
 from reviewloop.records import Example
 from reviewloop.spec import ReviewSpec, TrainingSpec
+from reviewloop.task_types import TaskType
+from reviewloop.task_types.base import IGNORED_TARGET
 
 PROGRESS_LINES = 12
 
@@ -42,7 +50,7 @@ PROGRESS_LINES = 12
 def finetune_model(
     dataset: Path,
     base_model: str,
-    labels: tuple[str, ...],
+    task: TaskType,
     training: TrainingSpec,
     review: ReviewSpec,
     output: Path,
@@ -63,7 +71,7 @@ def finetune_model(
         raise DataError(f"Expected training and validation examples, got {len(train)} and {len(validation)}.")
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # It reports the new, untrained head as if it were a mistake.
-    tokenizer, model = _load(base_model, labels, training.max_length, training.seed)
+    tokenizer, model = _load(base_model, task, training.max_length, training.seed)
     device = inference_device()
     report_progress(
         f"Fine-tuning on {len(train)} examples for {training.epochs:g} epochs "
@@ -91,8 +99,8 @@ def finetune_model(
             report_to=[],
             disable_tqdm=True,
         ),
-        train_dataset=_tokenized(train, labels, tokenizer, training.max_length),
-        data_collator=DataCollatorWithPadding(tokenizer),
+        train_dataset=_tokenized(train, task, tokenizer, training.max_length),
+        data_collator=getattr(transformers, task.collator)(tokenizer),
         callbacks=[_Progress(report_progress)],
     )
     trainer.remove_callback(PrinterCallback)
@@ -102,41 +110,63 @@ def finetune_model(
 
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
-    settings = InferenceSettings(labels, training.max_length, temperature=1.0, threshold=1.0)
-    settings.save(output)
-    logits = TextClassifier(output).logits([e.text for e in validation])
-    targets = np.array([labels.index(e.label) for e in validation])
-    temperature = fit_temperature(logits, targets)
-    threshold = (
-        review.threshold
-        if review.threshold is not None
-        else fit_threshold(logits, targets, temperature, review.target_accuracy)
-    )
-    InferenceSettings(labels, training.max_length, temperature, threshold).save(output)
-    accuracy = float((logits.argmax(axis=1) == targets).mean())
+    thresholds = (DEFAULT_LABEL_THRESHOLD,) * len(task.labels) if task.activation == "sigmoid" else ()
+    settings = InferenceSettings(task.name, task.labels, training.max_length, 1.0, 1.0, thresholds)
+    settings, accuracy = _calibrate(settings, validation, review, output)
     report_progress(
-        f"Trained in {train_seconds:.0f} s; validation accuracy {accuracy:.3f}, "
-        f"temperature {temperature:.2f}, review threshold {threshold:.2f}"
+        f"Trained in {train_seconds:.0f} s; on validation data {accuracy:.3f} of the answers are right, "
+        f"temperature {settings.temperature:.2f}, review threshold {settings.threshold:.2f}"
     )
     return {
         "train_loss": float(result.training_loss),
         "train_seconds": train_seconds,
         "train_examples": float(len(train)),
         "validation_accuracy": accuracy,
-        "temperature": temperature,
-        "review_threshold": threshold,
+        "temperature": settings.temperature,
+        "review_threshold": settings.threshold,
     }
 
 
-def _load(base_model: str, labels: tuple[str, ...], max_length: int, seed: int) -> tuple[Any, Any]:
+def _calibrate(
+    settings: InferenceSettings, validation: list[Example], review: ReviewSpec, output: Path
+) -> tuple[InferenceSettings, float]:
+    """Fit what turns logits into predictions, keep it in ``output``, and the share of answers that are all right."""
+    settings.save(output)
+    model = TextModel(output)
+    task = model.task
+    encoded = model.encode([e.text for e in validation])
+    windows = [window for text in model.logits(encoded) for window in text]
+    rows = [target for e, text in zip(validation, encoded, strict=True) for target in task.targets(e.label, text)]
+    logits = np.concatenate([np.atleast_2d(window) for window in windows])
+    targets = np.concatenate([np.atleast_1d(row) for row in rows]) if task.activation == "softmax" else np.array(rows)
+    counted = targets != IGNORED_TARGET if task.activation == "softmax" else slice(None)
+    temperature = fit_temperature(logits[counted], targets[counted], task.activation)
+    settings = replace(settings, temperature=temperature)
+    if task.activation == "sigmoid":
+        settings = replace(settings, label_thresholds=fit_label_thresholds(logits, targets, temperature))
+    model.settings = settings
+    predictions = model.predict([e.text for e in validation])
+    correct = np.array(
+        [task.answered(p.answer) == e.label for p, e in zip(predictions, validation, strict=True)], dtype=bool
+    )
+    threshold = review.threshold
+    if threshold is None:
+        threshold = fit_threshold(np.array([p.score for p in predictions]), correct, review.target_accuracy)
+    settings = replace(settings, threshold=threshold)
+    settings.save(output)
+    return settings, float(correct.mean())
+
+
+def _load(base_model: str, task: TaskType, max_length: int, seed: int) -> tuple[Any, Any]:
     torch.manual_seed(seed)  # The new head's weights are drawn here.
     try:
         tokenizer = AutoTokenizer.from_pretrained(base_model)
-        model = AutoModelForSequenceClassification.from_pretrained(
+        model = getattr(transformers, task.auto_model).from_pretrained(
             base_model,
-            num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={label: index for index, label in enumerate(labels)},
+            num_labels=len(task.outputs),
+            id2label=dict(enumerate(task.outputs)),
+            label2id={name: index for index, name in enumerate(task.outputs)},
+            problem_type=task.problem_type,
             ignore_mismatched_sizes=True,
         )
     except LOAD_ERRORS as error:
@@ -145,15 +175,44 @@ def _load(base_model: str, labels: tuple[str, ...], max_length: int, seed: int) 
             "directory with config.json, the weights and the tokenizer, or to a name on a Hub you can reach."
         ) from error
     check_vocabulary(tokenizer, base_model)
-    longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", max_length))
+    _order_head(model, AutoConfig.from_pretrained(base_model).id2label, task.outputs)
+    longest = min(tokenizer.model_max_length, _positions(model, max_length))
     if max_length > longest:
         raise SpecError(f"training.max_length: expected at most {longest}, what {base_model} reads, got {max_length}.")
     return tokenizer, model
 
 
-def _tokenized(examples: list[Example], labels: tuple[str, ...], tokenizer: Any, max_length: int) -> Dataset:
-    encoded = tokenizer([e.text for e in examples], truncation=True, max_length=max_length)
-    return Dataset.from_dict({**encoded, "labels": [labels.index(e.label) for e in examples]})
+def _order_head(model: Any, base_outputs: dict[int, str], outputs: tuple[str, ...]) -> None:
+    """Put the outputs of a base model that knows our labels already into our order, instead of learning them anew."""
+    places = {name: index for index, name in base_outputs.items()}
+    if set(places) != set(outputs):
+        return
+    order = torch.tensor([places[name] for name in outputs])
+    # The head is the one layer with as many outputs as there are labels and no layer behind it.
+    head = next(m for m in reversed(list(model.modules())) if getattr(m, "out_features", None) == len(outputs))
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(parameter[order])
+
+
+def _positions(model: Any, default: int) -> int:
+    """How many tokens the model has positions for; ``default`` if it does not say."""
+    positions = int(getattr(model.config, "max_position_embeddings", default))
+    for name, module in model.named_modules():
+        # RoBERTa and its kin count positions from behind the one of the padding.
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            positions -= module.padding_idx + 1
+    return positions
+
+
+def _tokenized(examples: list[Example], task: TaskType, tokenizer: Any, max_length: int) -> Dataset:
+    encoded = task.encode(tokenizer, [e.text for e in examples], max_length)
+    windows = [
+        {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": target}
+        for example, text in zip(examples, encoded, strict=True)
+        for ids, target in zip(text.windows, task.targets(example.label, text), strict=True)
+    ]
+    return Dataset.from_list(windows)
 
 
 class _Progress(TrainerCallback):

@@ -5,61 +5,70 @@ from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from reviewloop.task_types.base import Consensus, TaskType
+import numpy as np
 
-CONTROL_NAME = "label"
-OBJECT_NAME = "text"
-TEXT_STYLE = "font-size: 1.3em; line-height: 1.6; padding: 0.8em 0"
+from reviewloop.records import Label
+from reviewloop.task_types.base import (
+    COLOURS,
+    CONTROL_NAME,
+    HOTKEYS,
+    OBJECT_NAME,
+    PROBABILITY_TENSORS,
+    Claim,
+    ClassScore,
+    ConfusionMatrix,
+    Consensus,
+    Counts,
+    EncodedText,
+    Probabilities,
+    Reading,
+    TaskType,
+    Tensor,
+    choices_result,
+    chosen_labels,
+    indicator_scores,
+    label_name,
+    probability_tensors,
+    render_config,
+    text_view,
+    unknown_labels,
+)
 
 
 class TextClassification(TaskType):
-    """One ``Choices`` control with one choice a label; the digits 1 to 9 are its hotkeys."""
+    """A label is a name. One ``Choices`` control with one choice a label; the digits 1 to 9 are its hotkeys.
+
+    Confidence is the probability of the predicted label (least confidence: Lewis & Gale, SIGIR 1994).
+    """
+
+    name = "text-classification"
+    metric = "accuracy"
+    auto_model = "AutoModelForSequenceClassification"
+    problem_type = "single_label_classification"
+    answer_fields = frozenset({"label", "probabilities"})
+    tensor_types = (("label", "BYTES", [-1]), *PROBABILITY_TENSORS)
+
+    def parse_label(self, value: Any, text: str) -> Label:
+        return label_name(value, self.labels)
+
+    def names(self, label: Label) -> list[str]:
+        return [label]
 
     def labeling_config(self, instructions: str) -> str:
-        view = ElementTree.Element("View")
-        if instructions:
-            ElementTree.SubElement(view, "Header", value=instructions.strip(), size="5")
-        text = ElementTree.SubElement(view, "View", style=TEXT_STYLE)
-        ElementTree.SubElement(text, "Text", name=OBJECT_NAME, value="$text")
-        choices = ElementTree.SubElement(
-            view,
-            "Choices",
-            name=CONTROL_NAME,
-            toName=OBJECT_NAME,
-            choice="single-radio",
-            required="true",
-            showInline="true",
-        )
-        for number, label in enumerate(self.labels, start=1):
-            choice = ElementTree.SubElement(choices, "Choice", value=label)
-            if number <= 9:
-                choice.set("hotkey", str(number))
-        ElementTree.indent(view)
-        return ElementTree.tostring(view, encoding="unicode")
+        return choices_config(self.labels, instructions, choice="single-radio", required="true")
 
-    def pre_annotation(self, label: str) -> list[dict[str, Any]]:
-        return self.annotation_result(label)
+    def annotation_result(self, label: Label, text: str) -> list[dict[str, Any]]:
+        return choices_result([label])
 
-    def annotation_result(self, label: str) -> list[dict[str, Any]]:
-        return [
-            {
-                "from_name": CONTROL_NAME,
-                "to_name": OBJECT_NAME,
-                "type": "choices",
-                "value": {"choices": [label]},
-            }
-        ]
+    def read_annotation(self, result: Sequence[dict[str, Any]], text: str) -> Reading:
+        chosen = chosen_labels(result)
+        if problems := unknown_labels(chosen, self.labels):
+            return Reading(None, problems)
+        if len(chosen) > 1:
+            return Reading(None, (f"{len(chosen)} labels where one is allowed",))
+        return Reading(chosen[0] if chosen else None)
 
-    def annotated_label(self, result: Sequence[dict[str, Any]]) -> str | None:
-        chosen = [
-            choice
-            for region in result
-            if region.get("from_name") == CONTROL_NAME
-            for choice in region.get("value", {}).get("choices", [])
-        ]
-        return chosen[0] if len(chosen) == 1 and chosen[0] in self.labels else None
-
-    def consensus(self, answers: Sequence[str]) -> Consensus:
+    def consensus(self, answers: Sequence[Label]) -> Consensus:
         if not answers:
             raise ValueError("consensus needs at least one answer")
         votes = Counter(answers)
@@ -67,3 +76,57 @@ class TextClassification(TaskType):
         leaders = {label for label, count in votes.items() if count == most}
         label = next(answer for answer in answers if answer in leaders)
         return Consensus(label=label, tied=len(leaders) > 1, agreement=most / len(answers))
+
+    def targets(self, label: Label, encoded: EncodedText) -> list[Any]:
+        return [self.labels.index(label)]
+
+    def predict(
+        self, encoded: EncodedText, probabilities: Sequence[Probabilities], thresholds: Sequence[float]
+    ) -> tuple[dict[str, Any], float]:
+        values = probabilities[0].tolist()
+        score = max(values)
+        answer = {
+            "label": self.labels[values.index(score)],
+            "probabilities": dict(zip(self.labels, values, strict=True)),
+        }
+        return answer, score
+
+    def answered(self, answer: dict[str, Any]) -> Label:
+        return answer["label"]
+
+    def tensors(self, answers: Sequence[dict[str, Any]]) -> list[Tensor]:
+        names = [answer["label"] for answer in answers]
+        return [("label", "BYTES", [len(answers)], names), *probability_tensors(answers)]
+
+    def counts(self, truth: Label, predicted: Label) -> Counts:
+        return Counts(1, 0, 0) if truth == predicted else Counts(0, 1, 1)
+
+    def claims(self, truth: Label, answer: dict[str, Any]) -> list[Claim]:
+        return [Claim(max(answer["probabilities"].values()), answer["label"] == truth)]
+
+    def class_scores(self, truths: Sequence[Label], predicted: Sequence[Label]) -> dict[str, ClassScore]:
+        known = np.array(self.labels)
+        return indicator_scores(self.labels, np.array(truths)[:, None] == known, np.array(predicted)[:, None] == known)
+
+    def confusion(self, truths: Sequence[Label], predicted: Sequence[Label]) -> ConfusionMatrix | None:
+        from sklearn.metrics import confusion_matrix
+
+        # A champion may know labels that the loop no longer has.
+        names = [*self.labels, *sorted(set(predicted) - set(self.labels))]
+        return ConfusionMatrix(names, confusion_matrix(truths, predicted, labels=names).tolist())
+
+    def ranking(self, truth: Label, answer: dict[str, Any]) -> list[Claim]:
+        return [Claim(answer["probabilities"].get(label, 0.0), label == truth) for label in self.labels]
+
+
+def choices_config(labels: tuple[str, ...], instructions: str, **attributes: str) -> str:
+    """A labeling configuration with one choice a label."""
+    root, view = text_view(instructions)
+    ElementTree.SubElement(view, "Text", name=OBJECT_NAME, value="$text")
+    shared = {"name": CONTROL_NAME, "toName": OBJECT_NAME, "showInline": "true"}
+    choices = ElementTree.SubElement(root, "Choices", shared | attributes)
+    for number, label in enumerate(labels):
+        choice = ElementTree.SubElement(choices, "Choice", value=label, background=COLOURS[number % len(COLOURS)])
+        if number < len(HOTKEYS):
+            choice.set("hotkey", HOTKEYS[number])
+    return render_config(root)

@@ -13,7 +13,7 @@ def main() -> int:
     from serving.predictor.model import TextPredictor
     from serving.server import TextServer, argument_parser
 
-    parser = argument_parser("python -m serving.predictor", "Serve a text classification model.")
+    parser = argument_parser("python -m serving.predictor", "Serve a fine-tuned text model.")
     parser.add_argument(
         "--model_dir",
         type=Path,

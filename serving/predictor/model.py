@@ -9,7 +9,8 @@ import torch
 from kserve.utils.utils import cpu_count
 
 from reviewloop.errors import ModelLoadError
-from reviewloop.inference import INFERENCE_FILE, TOKEN_BUDGET, TextClassifier, inference_device
+from reviewloop.inference import INFERENCE_FILE, TOKEN_BUDGET, TextModel, inference_device
+from reviewloop.task_types import TaskType
 from serving.errors import Unavailable
 from serving.predictor.batching import PredictionQueue
 from serving.protocol import TextRequest, prediction_fields
@@ -37,8 +38,14 @@ class TextPredictor(ServedModel):
     @property
     def versions(self) -> list[str]:
         """The version that answers, as the only element; empty while there is none."""
-        classifier = self._queue.classifier
-        return [] if classifier is None else [classifier.version]
+        model = self._queue.model
+        return [] if model is None else [model.version]
+
+    @property
+    def task(self) -> TaskType | None:
+        """The task type of the model that answers; None while there is none."""
+        model = self._queue.model
+        return None if model is None else model.task
 
     async def start_engine(self) -> None:
         """Load what ``model_dir`` holds, if anything, and stay until :meth:`stop_engine`."""
@@ -65,29 +72,31 @@ class TextPredictor(ServedModel):
         async with self._loading:
             model_dir = await asyncio.to_thread(self.model_dir.resolve)
             try:
-                classifier = await asyncio.to_thread(self._load_warm, model_dir)
+                model = await asyncio.to_thread(self._load_warm, model_dir)
             except ModelLoadError as error:
                 raise Unavailable(f"The model could not be loaded: {error}") from None
             except Exception as error:  # A damaged file surfaces as almost anything, from several libraries.
                 raise Unavailable(
                     f"The model in {model_dir} could not be loaded: {type(error).__name__}: {error}. Deploy it again."
                 ) from None
-            self._queue.swap(classifier)
+            self._queue.swap(model)
             self.ready = True
-            logger.info("Version %s of model %s answers now.", classifier.version, self.name)
+            logger.info("Version %s of model %s answers now.", model.version, self.name)
 
     async def predict(self, payload: TextRequest, headers: Any = None) -> list[dict[str, Any]]:
         """One prediction a text, with the threshold that its version routes by."""
-        predictions = await self._queue.classify(payload.texts)
+        predictions = await self._queue.predict(payload.texts)
         return [prediction_fields(p) | {"threshold": p.threshold} for p in predictions]
 
-    def _load_warm(self, model_dir: Path) -> TextClassifier:
+    def _load_warm(self, model_dir: Path) -> TextModel:
         torch.set_num_threads(self._torch_threads)
-        classifier = TextClassifier(model_dir)
+        model = TextModel(model_dir)
+        # A model that fails on any text must not take over.
+        model.predict(["warm"])
         # The first pass over a shape is slow: kernels are chosen and memory is allocated.
-        for tokens in (4, 16, 64, classifier.settings.max_length):
-            length = min(tokens, classifier.settings.max_length)
-            ids = classifier.encode(["warm " * length])[0]
+        for tokens in (4, 16, 64, model.settings.max_length):
+            length = min(tokens, model.settings.max_length)
+            window = model.encode(["warm " * length])[0].windows[0]
             for rows in (1, max(1, TOKEN_BUDGET // (4 * length))):
-                classifier.forward([ids] * rows)
-        return classifier
+                model.forward([window] * rows)
+        return model

@@ -140,6 +140,8 @@ class Dispatcher:
 def main() -> int:
     """Run a dispatcher until it is told to stop; the exit status."""
     exit_quietly_on_signals()
+    from reviewloop.task_types import TASK_TYPES, task_type
+
     defaults = DispatchSettings()
     parser = argparse.ArgumentParser(
         prog="python -m serving.review.dispatcher",
@@ -150,7 +152,12 @@ def main() -> int:
     parser.add_argument("--outbox_url", required=True, help="SQLAlchemy URL of the outbox.")
     parser.add_argument("--label_studio_url", required=True, help="Where Label Studio answers.")
     parser.add_argument("--project", required=True, help="Title of the Label Studio project.")
-    parser.add_argument("--task_type", default="text-classification", help="What the project's tasks ask.")
+    parser.add_argument(
+        "--task_type",
+        choices=TASK_TYPES,
+        default="text-classification",
+        help="What the project's tasks ask.",
+    )
     parser.add_argument("--batch_size", type=int, default=defaults.batch_size, help="Items an import.")
     parser.add_argument(
         "--settle_s",
@@ -165,7 +172,6 @@ def main() -> int:
     logging.getLogger("serving").setLevel(logging.INFO)
 
     from reviewloop.label_studio import ReviewProject, api_key_from_environment
-    from reviewloop.task_types import task_type
 
     try:
         outbox = Outbox(args.outbox_url)

@@ -130,6 +130,6 @@ def _item(text: str, prediction: Prediction, routing: Routing, key: str, now: st
         confidence=prediction.score,
         propensity=routing.propensity,
         model_version=prediction.model_version,
-        prediction=prediction.probabilities,
+        prediction=prediction.answer,
         routed_at=now,
     )

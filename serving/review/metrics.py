@@ -8,16 +8,25 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from reviewloop.records import Prediction, ReviewItem
+from reviewloop.task_types import TaskType
 from serving.review.outbox import Outbox, OutboxError
 
-PREDICTIONS = Counter("reviewloop_predictions", "Predictions answered.", ["model_version", "label"])
+NO_LABEL = "none"
+"""What a prediction counts as that holds no label."""
+
+PREDICTIONS = Counter("reviewloop_predictions", "Labels that predictions hold.", ["model_version", "label"])
 ROUTINGS = Counter("reviewloop_routings", "Predictions routed to review.", ["reason"])
 FAILURES = Counter("reviewloop_outbox_write_failures", "Predictions due for review that the outbox could not take.")
 
 
-def count_predictions(predictions: Iterable[Prediction]) -> None:
-    """Count answered predictions by the version that made them and by label."""
-    for (version, label), number in Tally((p.model_version, p.label) for p in predictions).items():
+def count_predictions(task: TaskType, predictions: Iterable[Prediction]) -> None:
+    """Count answered predictions by the version that made them and by label, once for each that they hold."""
+    held = Tally(
+        (prediction.model_version, label)
+        for prediction in predictions
+        for label in task.names(task.answered(prediction.answer)) or (NO_LABEL,)
+    )
+    for (version, label), number in held.items():
         PREDICTIONS.labels(version, label).inc(number)
 
 

@@ -12,12 +12,19 @@ def main() -> int:
     exit_quietly_on_signals()
     from kserve.predictor_config import PredictorConfig
 
+    from reviewloop.task_types import TASK_TYPES, task_type
     from serving.review.outbox import Outbox, OutboxError
     from serving.server import TextServer, argument_parser
     from serving.transformer.model import ReviewSettings, ReviewTransformer
 
     parser = argument_parser("python -m serving.transformer", "Route uncertain predictions to review.")
     parser.set_defaults(predictor_request_timeout_seconds=PREDICTOR_TIMEOUT_S)
+    parser.add_argument(
+        "--task_type",
+        choices=TASK_TYPES,
+        default="text-classification",
+        help="What the predictor's model answers.",
+    )
     parser.add_argument("--review", choices=("on", "off"), default="on", help="Whether anything is routed.")
     parser.add_argument("--outbox_url", help="SQLAlchemy URL of the outbox, such as sqlite:////data/outbox.db.")
     parser.add_argument(
@@ -40,13 +47,14 @@ def main() -> int:
         except OutboxError as error:
             parser.error(str(error))
         review = ReviewSettings(args.outbox_url, args.audit_rate)
+    task = task_type(args.task_type, labels=())
     predictor = PredictorConfig(
         predictor_host=args.predictor_host,
         predictor_use_ssl=args.predictor_use_ssl,
         predictor_request_timeout_seconds=args.predictor_request_timeout_seconds,
         predictor_health_check=args.enable_predictor_health_check,
     )
-    TextServer(args).start([ReviewTransformer(args.model_name, predictor, review)])
+    TextServer(args).start([ReviewTransformer(args.model_name, task, predictor, review)])
     return 0
 
 

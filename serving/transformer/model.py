@@ -9,6 +9,7 @@ from kserve.predictor_config import PredictorConfig
 from prometheus_client import REGISTRY
 
 from reviewloop.records import Prediction
+from reviewloop.task_types import TaskType
 from serving.batching import Batcher
 from serving.protocol import TextRequest, prediction_fields
 from serving.review.hook import Review, ReviewHook
@@ -46,9 +47,10 @@ class ReviewTransformer(ServedModel):
     connections, since KServe may hand the model to worker processes.
     """
 
-    def __init__(self, name: str, predictor: PredictorConfig, review: ReviewSettings | None) -> None:
+    def __init__(self, name: str, task: TaskType, predictor: PredictorConfig, review: ReviewSettings | None) -> None:
         """``review`` is None to answer without routing anything."""
         super().__init__(name)
+        self._task = task
         self._predictor_config = predictor
         self._review = review
         self._client: PredictorClient | None = None
@@ -61,6 +63,11 @@ class ReviewTransformer(ServedModel):
     def predictor_config(self) -> PredictorConfig:
         """The predictor's address; KServe's own is a context variable, which worker processes do not inherit."""
         return self._predictor_config
+
+    @property
+    def task(self) -> TaskType:
+        """The task type that the predictor's model must have."""
+        return self._task
 
     async def start_engine(self) -> None:
         """Stay until :meth:`stop_engine`, then finish what is under way."""
@@ -96,13 +103,13 @@ class ReviewTransformer(ServedModel):
         if self._answers is None:
             config = self._predictor_config
             timeout_s = float(config.predictor_request_timeout_seconds)
-            self._client = PredictorClient(config.predictor_base_url, self.name, timeout_s)
+            self._client = PredictorClient(config.predictor_base_url, self.name, self._task, timeout_s)
             if self._review is not None:
                 outbox = Outbox(self._review.outbox_url)
                 self._hook = ReviewHook(outbox, self._review.audit_rate, self.name)
                 REGISTRY.register(OutboxCollector(outbox))
             self._answers = Batcher(
-                partial(_answer, self._client, self._hook),
+                partial(_answer, self._task, self._client, self._hook),
                 max_running=MAX_REQUESTS_UNDER_WAY,
                 max_batch=MAX_REQUEST_WEIGHT,
                 max_waiting=MAX_WAITING_WEIGHT,
@@ -114,10 +121,10 @@ class ReviewTransformer(ServedModel):
 
 
 async def _answer(
-    client: PredictorClient, hook: ReviewHook | None, texts: list[str]
+    task: TaskType, client: PredictorClient, hook: ReviewHook | None, texts: list[str]
 ) -> list[tuple[Prediction, Review | None]]:
     predictions = await client.predict(texts)
-    count_predictions(predictions)
+    count_predictions(task, predictions)
     if hook is None:
         return [(prediction, None) for prediction in predictions]
     return list(zip(predictions, await hook.review(texts, predictions), strict=True))

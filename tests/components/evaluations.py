@@ -9,7 +9,7 @@ from components.evaluate.report import render_html
 from components.register.registration import register_model
 from reviewloop.registry import VersionManifest
 from reviewloop.spec import PromotionSpec
-from tests.tiny_model import LABELS
+from tests.components.toy_task import SINGLE
 
 PROBES = ("the film was good", "the cable was awful")
 
@@ -19,7 +19,7 @@ def evaluate(data: Path, model: Path, registry_uri: str, **changes: Any) -> Eval
     arguments: dict[str, Any] = {
         "loop_name": "sentiment",
         "base_model": "tiny",
-        "labels": LABELS,
+        "task": SINGLE,
         "promotion": PromotionSpec(),
         "primary": "toy",
         "probes": PROBES,

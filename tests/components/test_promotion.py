@@ -5,15 +5,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.evaluate.metrics import ClassScore, TestSetMetrics
+from components.evaluate.metrics import TestSetMetrics, micro_f1
 from components.evaluate.promotion import PairedDifference, decide, paired_bootstrap
 from reviewloop.spec import PromotionSpec
+from reviewloop.task_types.base import ClassScore, Counts
+
+RIGHT, WRONG = Counts(1, 0, 0), Counts(0, 1, 1)
+"""Where a text has one label."""
 
 
 def compared(won: int, lost: int, same: int) -> PairedDifference:
     """The 95% interval where the challenger alone is right ``won`` times and the champion alone ``lost`` times."""
-    champion = np.array([False] * won + [True] * lost + [True] * same)
-    challenger = np.array([True] * won + [False] * lost + [True] * same)
+    champion = [WRONG] * won + [RIGHT] * lost + [RIGHT] * same
+    challenger = [RIGHT] * won + [WRONG] * lost + [RIGHT] * same
     return paired_bootstrap(champion, challenger, 0.95, seed=7)
 
 
@@ -43,7 +47,7 @@ def test_four_times_the_examples_halve_the_interval() -> None:
 
 
 def test_a_higher_confidence_widens_the_interval() -> None:
-    champion, challenger = np.array([True, False] * 100), np.array([True, False, True, True] * 50)
+    champion, challenger = [RIGHT, WRONG] * 100, [RIGHT, WRONG, RIGHT, RIGHT] * 50
     narrow, wide = (paired_bootstrap(champion, challenger, level, seed=7) for level in (0.8, 0.99))
     assert wide.low < narrow.low < narrow.high < wide.high
 
@@ -58,9 +62,55 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says() -> None:
     for _ in range(300):
         # The challenger wins 15% and loses 10% of the time: a true difference of 0.05.
         kind = random.choice(3, p=[0.15, 0.10, 0.75], size=400)
-        difference = paired_bootstrap(kind != 0, kind != 1, 0.95, seed=7)
+        champion, challenger = ([WRONG if wrong else RIGHT for wrong in kind == other] for other in (0, 1))
+        difference = paired_bootstrap(champion, challenger, 0.95, seed=7)
         covered += difference.low <= 0.05 <= difference.high
     assert 0.91 <= covered / 300 <= 0.98
+
+
+def several(size: int, seed: int, found: float) -> list[Counts]:
+    """Counts of texts with up to four things to find, of which a share is found, and one in ten made up."""
+    random = np.random.default_rng(seed)
+    present = random.integers(0, 5, size)
+    hits = random.binomial(present, found)
+    return [
+        Counts(int(hit), int(extra), int(there - hit))
+        for there, hit, extra in zip(present, hits, random.binomial(4, 0.1, size), strict=True)
+    ]
+
+
+def test_where_a_text_has_several_labels_the_difference_is_that_of_their_f1() -> None:
+    champion, challenger = several(300, 1, found=0.6), several(300, 1, found=0.8)
+    difference = paired_bootstrap(champion, challenger, 0.95, seed=7)
+    assert difference.delta == pytest.approx(micro_f1(challenger) - micro_f1(champion))
+    assert 0.0 < difference.low < difference.delta < difference.high
+    mirrored = paired_bootstrap(challenger, champion, 0.95, seed=7)
+    assert mirrored.delta == pytest.approx(-difference.delta)
+
+
+def test_the_interval_of_an_f1_is_that_of_resampled_texts() -> None:
+    champion, challenger = several(200, 1, found=0.6), several(200, 1, found=0.7)
+    random = np.random.default_rng(0)
+    drawn = [random.integers(0, 200, 200) for _ in range(3_000)]
+    by_hand = [micro_f1([challenger[i] for i in d]) - micro_f1([champion[i] for i in d]) for d in drawn]
+    low, high = np.quantile(by_hand, [0.05, 0.95])
+    difference = paired_bootstrap(champion, challenger, 0.9, seed=7)
+    assert difference.low == pytest.approx(low, abs=0.005)
+    assert difference.high == pytest.approx(high, abs=0.005)
+
+
+def test_texts_in_which_nothing_is_to_be_found_change_nothing() -> None:
+    champion, challenger = several(100, 1, found=0.6), several(100, 1, found=0.7)
+    nothing = [Counts(0, 0, 0)] * 50
+    without, among = (paired_bootstrap(champion + more, challenger + more, 0.95, seed=7) for more in ([], nothing))
+    assert among.delta == pytest.approx(without.delta)
+    empty = paired_bootstrap(nothing, nothing, 0.95, seed=7)
+    assert (empty.delta, empty.low, empty.high) == (0.0, 0.0, 0.0)
+
+
+def test_the_first_to_find_anything_at_all_gains_everything() -> None:
+    difference = paired_bootstrap([Counts(0, 0, 1)] * 20, [Counts(1, 0, 0)] * 20, 0.95, seed=7)
+    assert (difference.delta, difference.low, difference.high) == (1.0, 1.0, 1.0)
 
 
 RULE = PromotionSpec(confidence=0.95, min_gain=0.0, max_drop=0.015, max_class_drop=0.1)
@@ -69,7 +119,7 @@ RULE = PromotionSpec(confidence=0.95, min_gain=0.0, max_drop=0.015, max_class_dr
 def metrics(f1: float = 0.8, support: int = 100) -> TestSetMetrics:
     """Metrics of which only the classes matter here; the F1 of class ``good`` is given."""
     classes = {"bad": ClassScore(0.8, 0.8, 0.8, 100), "good": ClassScore(0.8, 0.8, f1, support)}
-    return TestSetMetrics(200, 0.8, 0.8, 0.05, classes, [[80, 20], [20, 80]], [])
+    return TestSetMetrics(200, 0.8, 0.8, 0.8, 0.05, classes, None, [])
 
 
 def verdict(
@@ -83,7 +133,7 @@ def verdict(
     differences = {"amazon": PairedDifference(*primary, 0.95), "movies": PairedDifference(other, -0.1, 0.1, 0.95)}
     before = {"amazon": metrics(), "movies": champion or metrics()}
     now = {"amazon": metrics(), "movies": challenger or metrics()}
-    decision = decide("amazon", differences, before, now, RULE.model_copy(update=rule))
+    decision = decide("amazon", differences, before, now, RULE.model_copy(update=rule), "accuracy")
     return decision.verdict, " ".join(decision.reasons)
 
 
@@ -139,5 +189,14 @@ def test_every_reason_to_refuse_is_given() -> None:
 
 def test_a_class_is_guarded_on_the_deciding_test_set_too() -> None:
     difference = {"amazon": PairedDifference(0.05, 0.02, 0.08, 0.95)}
-    decision = decide("amazon", difference, {"amazon": metrics()}, {"amazon": metrics(f1=0.5)}, RULE)
+    decision = decide("amazon", difference, {"amazon": metrics()}, {"amazon": metrics(f1=0.5)}, RULE, "any")
     assert decision.verdict == "refused"
+
+
+def test_the_reasons_name_the_metric_of_the_task() -> None:
+    differences = {"amazon": PairedDifference(0.05, 0.02, 0.08, 0.95), "movies": PairedDifference(0.0, 0.0, 0.0, 0.95)}
+    same = {name: metrics() for name in differences}
+    promoted = decide("amazon", differences, same, same, RULE, "entity F1")
+    refused = decide("movies", differences, same, same, RULE, "entity F1")
+    assert promoted.reasons[0].startswith("On amazon the entity F1 changes by +0.050, 95% interval")
+    assert refused.reasons[0].startswith("On movies the entity F1 changes by +0.000, but the 95% interval")

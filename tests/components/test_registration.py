@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reviewloop.inference import TextClassifier
+from reviewloop.inference import TextModel
 from reviewloop.registry import Registry
 from tests.components.evaluations import evaluate, register
 
@@ -23,7 +23,7 @@ def test_a_registered_model_knows_its_version(
     assert [m.version for m in manifests] == ["v0001", "v0002"] == Registry(registry_uri).versions()
     for version in ("v0001", "v0002"):
         Registry(registry_uri).fetch_model(version, tmp_path / version)
-        assert TextClassifier(tmp_path / version).version == version
+        assert TextModel(tmp_path / version).version == version
 
 
 def test_the_evidence_is_kept_with_the_version(

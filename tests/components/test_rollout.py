@@ -4,14 +4,18 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from components.deploy.rollout import deploy_model
+from components.deploy.rollout import _difference, deploy_model
 from components.evaluate.evaluation import EvaluationResult
 from reviewloop.errors import RegistryError, RolloutError
 from reviewloop.registry import Registry
+from reviewloop.task_types import TaskType
+from tests.components.conftest import Toy
 from tests.components.evaluations import PROBES, evaluate, register
+from tests.components.toy_task import MULTI, TOKENS
 from tests.serving.processes import MODEL, Server, free_port, predictor, running
 
 
@@ -35,9 +39,11 @@ class Rollout:
         self.registry_uri = (directory / "registry").as_uri()
         self.registry = Registry(self.registry_uri)
 
-    def register(self, model: Path, change: Callable[[EvaluationResult], object] = lambda result: None) -> str:
+    def register(
+        self, model: Path, change: Callable[[EvaluationResult], object] = lambda result: None, **evaluation: Any
+    ) -> str:
         """The version number of ``model``, registered with its evaluation as ``change`` leaves it."""
-        result = evaluate(self._data, model, self.registry_uri)
+        result = evaluate(evaluation.pop("data", self._data), model, self.registry_uri, **evaluation)
         change(result)
         return register(result, model, self.registry_uri, self._directory).version
 
@@ -45,9 +51,9 @@ class Rollout:
         """Deploy ``version``."""
         deploy_model(version, self.registry_uri, MODEL, url or self._server.url, self.serving_dir, timeout_s)
 
-    def answer(self) -> dict[str, object]:
-        """What the predictor answers to the first probe."""
-        return self._server.predict(PROBES[0])[0]
+    def answer(self, text: str = PROBES[0]) -> dict[str, Any]:
+        """What the predictor answers to ``text``, or to the first probe."""
+        return dict(self._server.predict(text)[0])
 
 
 @pytest.fixture
@@ -64,7 +70,7 @@ def rollout(server: Server, toy_dataset: Path, tmp_path: Path) -> Rollout:
 
 def tamper(result: EvaluationResult) -> None:
     """Record other answers to the probes than the model gives."""
-    recorded = result.document["probes"][0]["challenger"]
+    recorded = result.document["probes"][0]["challenger"]["probabilities"]
     recorded["positive"], recorded["negative"] = recorded["negative"], recorded["positive"]
 
 
@@ -78,8 +84,57 @@ def test_versions_follow_each_other_and_the_champion_is_what_serves(
         recorded = rollout.registry.manifest(version).evaluation["probes"][0]["challenger"]
         answer = rollout.answer()
         assert answer["model_version"] == version == rollout.registry.champion()
-        assert answer["probabilities"] == pytest.approx(recorded, abs=0.02)
+        assert answer["probabilities"] == pytest.approx(recorded["probabilities"], abs=0.02)
         assert (rollout.serving_dir / "current").resolve() == (rollout.serving_dir / version).resolve()
+
+
+PHRASES = ("the film was very good and bad", "nothing at all")
+
+
+@pytest.mark.parametrize("task", [MULTI, TOKENS], ids=lambda task: task.name)
+def test_versions_of_every_task_type_are_deployed_and_rolled_back(
+    rollout: Rollout, toy: Callable[[TaskType], Toy], task: TaskType
+) -> None:
+    about: dict[str, Any] = {"data": toy(task).dataset, "task": task, "probes": PHRASES}
+    rollout.deploy(rollout.register(toy(task).model, **about))
+    answer = rollout.answer(PHRASES[0])
+    assert (answer["model_version"], rollout.registry.champion()) == ("v0001", "v0001")
+    told = answer["labels"] if task is MULTI else [entity["label"] for entity in answer["entities"]]
+    assert sorted(told) == ["negative", "positive"]
+
+    def less_sure(result: EvaluationResult) -> None:
+        recorded = result.document["probes"][0]["challenger"]
+        if task is MULTI:
+            recorded["probabilities"]["neutral"] += 0.5
+        else:
+            recorded["score"] -= 0.3
+
+    rollout.register(toy(task).model, less_sure, **about)
+    with pytest.raises(RolloutError, match=r"than at its evaluation: a probability differs by 0\.[345]"):
+        rollout.deploy("v0002")
+    assert rollout.answer(PHRASES[0])["model_version"] == rollout.registry.champion() == "v0001"
+
+
+def test_entities_other_than_those_recorded_are_noticed(rollout: Rollout, toy: Callable[[TaskType], Toy]) -> None:
+    about: dict[str, Any] = {"data": toy(TOKENS).dataset, "task": TOKENS, "probes": PHRASES}
+    rollout.deploy(rollout.register(toy(TOKENS).model, **about))
+
+    def shift(result: EvaluationResult) -> None:
+        result.document["probes"][0]["challenger"]["entities"][0]["start"] += 1
+
+    rollout.register(toy(TOKENS).model, shift, **about)
+    with pytest.raises(RolloutError, match=r"^v0002 .* at its evaluation: other entities were found\. v0001 serves"):
+        rollout.deploy("v0002")
+
+
+def test_an_answer_that_was_undecided_may_be_decided_either_way() -> None:
+    entity = {"start": 0, "end": 2, "label": "good", "text": "ab", "score": 0.55}
+    undecided = {"entities": [entity], "score": 0.55}
+    assert _difference(undecided, {"entities": [], "score": 0.56}) is None
+    assert _difference(undecided, {"entities": [], "score": 0.58}) == (
+        "a probability differs by 0.030, and 0.02 is allowed"
+    )
+    assert _difference(undecided | {"score": 0.9}, {"entities": [], "score": 0.9}) == "other entities were found"
 
 
 def test_a_version_can_be_deployed_again(rollout: Rollout, toy_model: Path) -> None:
@@ -96,8 +151,8 @@ def test_a_version_that_answers_its_probes_otherwise_is_rolled_back(
     version = rollout.register(toy_model, tamper)
     with pytest.raises(
         RolloutError,
-        match=r"^v0002 could not be deployed: A probe's probabilities differ by 0\.\d+ from those recorded at its "
-        r"evaluation; 0\.02 is allowed\. v0001 serves again\.$",
+        match=r"^v0002 could not be deployed: A probe was answered otherwise than at its evaluation: a probability "
+        r"differs by [01]\.\d+, and 0\.02 is allowed\. v0001 serves again\.$",
     ):
         rollout.deploy(version)
     assert rollout.answer()["model_version"] == rollout.registry.champion() == "v0001"

@@ -1,5 +1,6 @@
 """The proof that nothing leaks: no text of a test set, nor a near-duplicate of one, is ever trained on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hypothesis import given
@@ -41,12 +42,15 @@ def lists(source: str) -> st.SearchStrategy[list[Variant]]:
     return st.lists(variants(source), max_size=25)
 
 
-def split(base: list[Variant], reviewed: list[Variant], tests: dict[str, list[Variant]]) -> Splits:
+def split(
+    base: list[Variant], reviewed: list[Variant], tests: dict[str, list[Variant]], machine: Sequence[Variant] = ()
+) -> Splits:
     """The splits of these examples."""
     return split_examples(
         [v.example for v in base],
         "movies",
         [v.example for v in reviewed],
+        [v.example for v in machine],
         {name: [v.example for v in test] for name, test in tests.items()},
         TEST_FRACTION,
         VALIDATION_FRACTION,
@@ -59,12 +63,12 @@ def stems(examples: list[Example], *origins: list[Variant]) -> set[int]:
     return {by_text[e.text] for e in examples}
 
 
-@given(lists("movies"), lists("reviews"), lists("amazon"), lists("news"))
+@given(lists("movies"), lists("reviews"), lists("machine"), lists("amazon"), lists("news"))
 def test_no_text_of_any_test_set_nor_a_near_duplicate_is_trained_on(
-    base: list[Variant], reviewed: list[Variant], amazon: list[Variant], news: list[Variant]
+    base: list[Variant], reviewed: list[Variant], machine: list[Variant], amazon: list[Variant], news: list[Variant]
 ) -> None:
-    splits = split(base, reviewed, {"amazon": amazon, "news": news})
-    given_to = [*base, *reviewed, *amazon, *news]
+    splits = split(base, reviewed, {"amazon": amazon, "news": news}, machine)
+    given_to = [*base, *reviewed, *machine, *amazon, *news]
     assert set(splits.tests) == {"movies", "amazon", "news"}
     trained_on = stems([*splits.train, *splits.validation], given_to)
     tested_on = {name: stems(examples, given_to) for name, examples in splits.tests.items()}
@@ -120,9 +124,23 @@ def test_a_reviewed_text_replaces_the_same_text_of_the_base_data(base: list[Vari
         assert example.source == ("reviews" if stem in first_answer else "movies")
 
 
+@given(lists("movies"), lists("reviews"), lists("machine"), lists("amazon"))
+def test_a_machines_label_trains_where_no_person_said_anything_and_does_nothing_else(
+    base: list[Variant], reviewed: list[Variant], machine: list[Variant], amazon: list[Variant]
+) -> None:
+    without, splits = (split(base, reviewed, {"amazon": amazon}, labels) for labels in ([], machine))
+    assert (splits.validation, splits.tests) == (without.validation, without.tests)
+    assert (splits.duplicates, splits.kept_from_training) == (without.duplicates, without.kept_from_training)
+    added = splits.train[len(without.train) :]
+    assert splits.train == [*without.train, *added]
+    known = {v.stem for v in (*base, *reviewed, *amazon)}
+    first = {v.stem: v.example for v in reversed(machine) if v.stem not in known}
+    assert sorted(e.text for e in added) == sorted(e.text for e in first.values())
+
+
 def test_the_shares_are_those_asked_for() -> None:
     base = [Example(f"text number {n}", "good", "movies") for n in range(4_000)]
-    splits = split_examples(base, "movies", [], {}, test_fraction=0.25, validation_fraction=0.1)
+    splits = split_examples(base, "movies", [], [], {}, test_fraction=0.25, validation_fraction=0.1)
     assert abs(len(splits.tests["movies"]) / 4_000 - 0.25) < 0.04
     assert abs(len(splits.validation) / 3_000 - 0.1) < 0.03
     assert len(splits.train) + len(splits.validation) + len(splits.tests["movies"]) == 4_000

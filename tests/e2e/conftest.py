@@ -9,6 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.reviewloop.conftest import s3
+
+__all__ = ["s3"]
+
 ROOT = Path(__file__).parents[2]
 
 

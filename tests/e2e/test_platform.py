@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from local.platform import Platform, PlatformState
+from reviewloop.problems import Problems
 from reviewloop.spec import LoopSpec, load_spec
 from tests.e2e.conftest import processes_of
 from tests.tiny_model import write_tiny_encoder
@@ -106,7 +107,7 @@ def test_a_platform_survives_killed_parts_and_restarts(checkout: Path, loop: Pat
     deadline = time.monotonic() + 60
     while project.counts().tasks < 301 and time.monotonic() < deadline:
         time.sleep(0.5)
-    tasks = list(project.tasks())
+    tasks = list(project.tasks(Problems()))
     assert sorted(task.text for task in tasks) == sorted([*texts, "It works, I suppose."])
     assert {task.item["reason"] for task in tasks} == {"low_confidence"}
     assert all(task.item["model_version"] == "v0001" and task.item["propensity"] == 1.0 for task in tasks)
@@ -120,7 +121,7 @@ def test_a_platform_survives_killed_parts_and_restarts(checkout: Path, loop: Pat
 
     # People answer; training runs; the status tells.
     for task_id, text in list(project.open_tasks())[:40]:
-        project.annotate(task_id, "positive" if "1" in text else "negative", reviewer=1)
+        project.annotate(task_id, text, "positive" if "1" in text else "negative", reviewer=1)
     trained = reviewloop(checkout, environment, "train", "--loop", "loop.yaml")
     assert "40 annotations are new since v0001" in trained.stdout
     status = reviewloop(checkout, environment, "status", "--loop", "loop.yaml").stdout

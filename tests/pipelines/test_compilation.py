@@ -163,12 +163,14 @@ def test_what_the_dashboard_draws_is_declared(example: Compiled) -> None:
 
 ANOTHER_VALUE: dict[str, Any] = {
     "name": "intent",
+    "task.type": "token-classification",
     "task.labels": ["bad", "fine", "good"],
     "base_model": "other/model",
     "data.name": "books",
     "data.source": "books.csv",
     "data.text_field": "body",
     "data.label_field": "stars",
+    "data.machine_labels": True,
     "data.test_fraction": 0.33,
     "data.validation_fraction": 0.22,
     "data.test_sets": {"amazon": "other.csv"},
@@ -191,11 +193,12 @@ ANOTHER_VALUE: dict[str, Any] = {
 }
 """Another value than in BEFORE for each field that training depends on."""
 
-ELSEWHERE = {"task.type", "task.instructions"}
-"""The type has one value as yet; the instructions go to the reviewers (tests/reviewloop/test_task_types.py)."""
+ELSEWHERE = {"task.instructions"}
+"""These go to the reviewers (tests/reviewloop/test_task_type_contract.py)."""
 
 CONSTANTS = {
     "name": {"data-merge.label_studio_project", "evaluate.loop_name", "deploy.model_name"},
+    "task.type": {"data-merge.task_type", "finetune.task_type", "evaluate.task_type"},
     "data.name": {"evaluate.base_test_set"},
 }
 """Where a field is fixed at compilation besides, or instead of, being a parameter's default."""
@@ -216,9 +219,10 @@ def test_a_setting_reaches_the_parameter_it_names_and_no_other(field: str, befor
     place[last] = ANOTHER_VALUE[field]
     after = Compiled(parse_spec(document), tmp_path)
     section = field.split(".")[0]
-    if field == "name":
+    if field in ("name", "task.type"):
         assert changed(before.defaults, after.defaults) == set()
-        assert after.ir["pipelineInfo"]["name"] == "intent-training"
+        name = "intent" if field == "name" else "sentiment"
+        assert after.ir["pipelineInfo"]["name"] == f"{name}-training"
     elif section in ("data", "review", "promotion"):
         assert changed(before.defaults, after.defaults) == {section}
         assert changed(before.defaults[section], after.defaults[section]) == {last}

@@ -127,7 +127,7 @@ def test_the_loop_goes_round_training_skipping_and_training_again(
     task_ids = project.import_items([review_item(e.text, e.label) for e in reviewed])
     reviewer = LabelStudioServer(label_studio.url, label_studio.api_key).ensure_reviewers(["one@example.com"])
     for task_id, example in zip(task_ids, reviewed, strict=True):
-        project.annotate(task_id, example.label, reviewer["one@example.com"])
+        project.annotate(task_id, example.text, example.label, reviewer["one@example.com"])
     # A parameter of the run stands above the loop's setting: this time the model is given time to learn.
     loop.run(epochs=40.0)
     assert "3 annotations are new since v0001: training." in loop.lines
@@ -136,9 +136,9 @@ def test_the_loop_goes_round_training_skipping_and_training_again(
     manifest = loop.registry.manifest("v0002")
     measured = manifest.evaluation["test_sets"]["base"]["challenger"]
     drawn = loop.metadata("evaluate", "classification")
-    assert [row["row"] for row in drawn["confusionMatrix"]["rows"]] == measured["confusion"]
+    assert [row["row"] for row in drawn["confusionMatrix"]["rows"]] == measured["confusion"]["counts"]
     assert drawn["confidenceMetrics"][-1]["recall"] == 1.0
-    assert loop.metadata("evaluate", "metrics")["base_accuracy"] == pytest.approx(measured["accuracy"])
+    assert loop.metadata("evaluate", "metrics")["base_score"] == pytest.approx(measured["score"])
     assert loop.metadata("data-merge", "summary")["reviews_new_annotations"] == 3
     assert loop.metadata("finetune", "metrics")["review_threshold"] == manifest.evaluation["threshold"]
     assert (manifest.lineage.parent, manifest.lineage.annotations) == ("v0001", 3)
@@ -167,7 +167,7 @@ def failure(loop: Loop, **arguments: Any) -> str:
 def test_a_step_that_fails_is_named_with_what_it_said(spec: LoopSpec, tmp_path: Path) -> None:
     (tmp_path / "toy.csv").write_text("text,label\nNice,great\n", encoding="utf-8")
     assert failure(Loop(spec, tmp_path)) == (
-        f"{tmp_path / 'toy.csv'}, row 1: expected one of negative, neutral, positive in field 'label', got 'great'."
+        f"{tmp_path / 'toy.csv'}, row 1, field 'label': expected one of negative, neutral, positive, got 'great'."
     )
 
 

@@ -1,4 +1,4 @@
-"""Object stores of both kinds: a directory, and S3 as a real HTTP server speaks it."""
+"""A real Label Studio's clients; object stores of both kinds: a directory, and S3 as a real HTTP server speaks it."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -6,12 +6,58 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
+from reviewloop.label_studio import LabelStudioServer
 from reviewloop.object_store import ObjectStore, open_store
+from tests.conftest import LabelStudioProcess
 
 BUCKET = "loop"
+REVIEWERS = ["one@example.com", "two@example.com"]
+
+
+@pytest.fixture(scope="session")
+def server(label_studio: LabelStudioProcess) -> LabelStudioServer:
+    """Label Studio as its administrator sees it."""
+    return LabelStudioServer(label_studio.url, label_studio.api_key)
+
+
+@pytest.fixture(scope="session")
+def reviewers(server: LabelStudioServer) -> list[int]:
+    """Two reviewer accounts."""
+    return list(server.ensure_reviewers(REVIEWERS).values())
+
+
+class RestApi:
+    """Label Studio's REST API, asked directly."""
+
+    def __init__(self, label_studio: LabelStudioProcess) -> None:
+        self._url = label_studio.url
+        self._options: Any = {"headers": {"Authorization": f"Token {label_studio.api_key}"}, "timeout": 30}
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        """What is at ``path``."""
+        return httpx.get(self._url + path, params=parameters, **self._options).raise_for_status().json()
+
+    def post(self, path: str, body: Any) -> Any:
+        """The answer to ``body``."""
+        return httpx.post(self._url + path, json=body, **self._options).raise_for_status().json()
+
+    def patch(self, path: str, body: Any) -> Any:
+        """The answer to a change of what is at ``path``."""
+        return httpx.patch(self._url + path, json=body, **self._options).raise_for_status().json()
+
+    def delete(self, path: str) -> None:
+        """Remove what is at ``path``."""
+        httpx.delete(self._url + path, **self._options).raise_for_status()
+
+
+@pytest.fixture(scope="session")
+def api(label_studio: LabelStudioProcess) -> RestApi:
+    """The server under test, asked directly."""
+    return RestApi(label_studio)
 
 
 @pytest.fixture(scope="session")

@@ -15,14 +15,24 @@ EXAMPLES = [
     Example('quotes " and \\ and\nlines\r\u2028 of text', "bad", "reviews"),
     Example("grüße 🎉 नमस्ते \x00", "good", "base"),
 ]
-TRAFFIC = [ReviewedTraffic(label="good", predicted="bad", reason="audit", weight=33.3, model_version="v0002")]
+OTHER_EXAMPLES = [
+    Example("several labels", ["bad", "good"], "base"),
+    Example("no label", [], "base"),
+    Example("entities 🎉", [{"start": 9, "end": 10, "label": "good"}], "reviews"),
+]
+TRAFFIC = [
+    ReviewedTraffic(label="good", predicted="bad", reason="audit", weight=33.3, model_version="v0002"),
+    ReviewedTraffic(label=["good"], predicted=[], reason="low_confidence", weight=1.0, model_version="v0002"),
+]
 
 
 def test_splits_and_traffic_come_back_as_they_went(tmp_path: Path) -> None:
     dataset.write_split(tmp_path, "train", EXAMPLES)
     dataset.write_reviewed_traffic(tmp_path, TRAFFIC)
     dataset.write_summary(tmp_path, {"splits": {"train": {"good": 2}}})
+    dataset.write_split(tmp_path, "validation", OTHER_EXAMPLES)
     assert dataset.read_split(tmp_path, "train") == EXAMPLES
+    assert dataset.read_split(tmp_path, "validation") == OTHER_EXAMPLES
     assert dataset.read_reviewed_traffic(tmp_path) == TRAFFIC
     assert dataset.read_summary(tmp_path) == {"splits": {"train": {"good": 2}}}
 

@@ -1,32 +1,20 @@
 """The Label Studio client against a real server: what goes in, what comes out, and what is said when it fails."""
 
 import uuid
-from typing import Any
 
-import httpx
 import pytest
 
 from local.processes import free_port
 from reviewloop.errors import LabelStudioError, LabelStudioUnavailable
 from reviewloop.label_studio import LabelStudioServer, ReviewProject, api_key_from_environment
-from reviewloop.task_types import TaskType, task_type
+from reviewloop.problems import Problems
+from reviewloop.records import ReviewTask
+from reviewloop.task_types import Reading, TaskType, task_type
 from tests.conftest import LabelStudioProcess
+from tests.reviewloop.conftest import RestApi
 from tests.reviewloop.review_items import review_item
 
 TASK = task_type("text-classification", ("bad", "good"))
-REVIEWERS = ["one@example.com", "two@example.com"]
-
-
-@pytest.fixture(scope="module")
-def server(label_studio: LabelStudioProcess) -> LabelStudioServer:
-    """The server under test."""
-    return LabelStudioServer(label_studio.url, label_studio.api_key)
-
-
-@pytest.fixture(scope="module")
-def reviewers(server: LabelStudioServer) -> list[int]:
-    """Two reviewer accounts."""
-    return list(server.ensure_reviewers(REVIEWERS).values())
 
 
 @pytest.fixture
@@ -37,26 +25,12 @@ def project(server: LabelStudioServer, label_studio: LabelStudioProcess) -> Revi
     return ReviewProject(label_studio.url, label_studio.api_key, title, TASK)
 
 
-class RestApi:
-    """Label Studio's REST API, asked directly."""
-
-    def __init__(self, label_studio: LabelStudioProcess) -> None:
-        self._url = label_studio.url
-        self._options: Any = {"headers": {"Authorization": f"Token {label_studio.api_key}"}, "timeout": 30}
-
-    def get(self, path: str, **parameters: Any) -> Any:
-        """What is at ``path``."""
-        return httpx.get(self._url + path, params=parameters, **self._options).raise_for_status().json()
-
-    def post(self, path: str, body: Any) -> Any:
-        """The answer to ``body``."""
-        return httpx.post(self._url + path, json=body, **self._options).raise_for_status().json()
-
-
-@pytest.fixture(scope="module")
-def api(label_studio: LabelStudioProcess) -> RestApi:
-    """The server under test, asked directly."""
-    return RestApi(label_studio)
+def read(project: ReviewProject) -> list[ReviewTask]:
+    """All tasks of a project in which there is nothing to complain about."""
+    problems = Problems()
+    tasks = list(project.tasks(problems))
+    assert problems.summary() == {}
+    return tasks
 
 
 def test_a_project_is_made_once_and_brought_up_to_date(server: LabelStudioServer, api: RestApi) -> None:
@@ -97,7 +71,7 @@ def test_imported_items_become_tasks_in_order(project: ReviewProject, api: RestA
     stored = {task_id: api.get(f"/api/tasks/{task_id}") for task_id in task_ids}
     assert [stored[task_id]["data"] for task_id in task_ids] == [{"text": i.text, "key": i.key} for i in items]
     assert [stored[task_id]["meta"] for task_id in task_ids] == [i.metadata() for i in items]
-    tasks = list(project.tasks())
+    tasks = read(project)
     assert [(t.task_id, t.text, t.item) for t in tasks] == [
         (task_id, i.text, i.metadata()) for task_id, i in zip(task_ids, items, strict=True)
     ]
@@ -108,7 +82,7 @@ def test_only_a_low_confidence_item_shows_what_the_model_said(project: ReviewPro
         [review_item("shown", "good", confidence=0.55), review_item("blind", "good", reason="audit")]
     )
     prediction = api.get(f"/api/tasks/{shown}")["predictions"][0]
-    assert TASK.annotated_label(prediction["result"]) == "good"
+    assert TASK.read_annotation(prediction["result"], "shown") == Reading("good")
     assert (prediction["score"], prediction["model_version"]) == (0.55, "v0001")
     assert api.get(f"/api/tasks/{blind}")["predictions"] == []
 
@@ -128,10 +102,10 @@ def test_tasks_are_found_by_their_keys(project: ReviewProject) -> None:
 def test_a_task_is_open_until_it_has_all_its_annotations(project: ReviewProject, reviewers: list[int]) -> None:
     first, second = project.import_items([review_item("first"), review_item("second")])
     assert list(project.open_tasks()) == [(first, "first"), (second, "second")]
-    project.annotate(first, "good", reviewers[0])
+    project.annotate(first, "first", "good", reviewers[0])
     assert list(project.open_tasks()) == [(first, "first"), (second, "second")]
     assert (project.counts().finished, project.counts().annotations) == (0, 1)
-    project.annotate(first, "bad", reviewers[1])
+    project.annotate(first, "first", "bad", reviewers[1])
     assert list(project.open_tasks()) == [(second, "second")]
     counts = project.counts()
     assert (counts.tasks, counts.finished, counts.annotations) == (2, 1, 2)
@@ -141,41 +115,22 @@ def test_answers_come_back_with_their_reviewers_in_the_order_they_were_recorded(
     project: ReviewProject, reviewers: list[int]
 ) -> None:
     (task_id,) = project.import_items([review_item("text")])
-    project.annotate(task_id, "good", reviewers[1])
-    project.annotate(task_id, "bad", reviewers[0])
-    (task,) = project.tasks()
+    project.annotate(task_id, "text", "good", reviewers[1])
+    project.annotate(task_id, "text", "bad", reviewers[0])
+    (task,) = read(project)
     assert [(a.label, a.reviewer) for a in task.annotations] == [("good", reviewers[1]), ("bad", reviewers[0])]
     assert task.annotations[0].id < task.annotations[1].id
     assert task.annotations[0].updated_at < task.annotations[1].updated_at
 
 
-@pytest.mark.parametrize(
-    "unusable",
-    [
-        {"result": [], "was_cancelled": False},
-        {"result": TASK.annotation_result("good"), "was_cancelled": True},
-        {"result": TASK.annotation_result("a label of yesterday"), "was_cancelled": False},
-    ],
-    ids=["empty", "skipped", "another label"],
-)
-def test_answers_that_say_nothing_are_dropped(
-    project: ReviewProject, reviewers: list[int], api: RestApi, unusable: dict[str, Any]
-) -> None:
-    (task_id,) = project.import_items([review_item("text")])
-    api.post(f"/api/tasks/{task_id}/annotations", unusable)
-    project.annotate(task_id, "good", reviewers[0])
-    (task,) = project.tasks()
-    assert [a.label for a in task.annotations] == ["good"]
-
-
 def test_a_task_that_the_loop_did_not_make_has_no_item(project: ReviewProject, api: RestApi) -> None:
     api.post(f"/api/projects/{project.id}/import", [{"text": "uploaded by hand"}])
-    (task,) = project.tasks()
+    (task,) = read(project)
     assert (task.text, task.item, task.annotations) == ("uploaded by hand", {}, ())
 
 
 def test_nothing_to_import_makes_nothing(project: ReviewProject) -> None:
-    assert list(project.tasks()) == []
+    assert read(project) == []
     assert list(project.open_tasks()) == []
     assert project.counts().tasks == 0
 
@@ -183,7 +138,7 @@ def test_nothing_to_import_makes_nothing(project: ReviewProject) -> None:
 def test_a_wrong_key_names_the_variable_to_check(label_studio: LabelStudioProcess) -> None:
     project = ReviewProject(label_studio.url, "0" * 40, "any", TASK)
     with pytest.raises(LabelStudioError, match=r"refused the API key\. Check LABEL_STUDIO_API_KEY") as caught:
-        list(project.tasks())
+        list(project.tasks(Problems()))
     assert not isinstance(caught.value, LabelStudioUnavailable)
 
 
@@ -203,7 +158,7 @@ def test_a_missing_project_says_who_makes_it(label_studio: LabelStudioProcess) -
 
 def test_a_refused_request_says_what_was_answered(project: ReviewProject, reviewers: list[int]) -> None:
     with pytest.raises(LabelStudioError, match=r"answered 404: .*No Task matches") as caught:
-        project.annotate(999_999_999, "good", reviewers[0])
+        project.annotate(999_999_999, "text", "good", reviewers[0])
     assert not isinstance(caught.value, LabelStudioUnavailable)
 
 
@@ -221,9 +176,9 @@ def test_a_server_that_comes_back_has_everything(
     label_studio.stop()
     try:
         with pytest.raises(LabelStudioUnavailable, match="did not answer"):
-            project.annotate(task_id, "good", reviewers[0])
+            project.annotate(task_id, "text", "good", reviewers[0])
     finally:
         label_studio.start()
-    project.annotate(task_id, "good", reviewers[0])
-    (task,) = project.tasks()
+    project.annotate(task_id, "text", "good", reviewers[0])
+    (task,) = read(project)
     assert [a.label for a in task.annotations] == ["good"]

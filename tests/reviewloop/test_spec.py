@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from reviewloop.errors import SpecError
 from reviewloop.spec import load_spec, parse_spec
+from reviewloop.task_types import TASK_TYPES
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "sentiment.yaml"
 
@@ -72,8 +73,11 @@ def test_a_spec_cannot_be_changed(section: str) -> None:
         ("base_model", "", "at least 1 character", "''"),
         ("base_model", 7, "valid string", "7"),
         ("probes", [], "at least 1 item", "[]"),
-        ("task.type", "token-classification", "'text-classification'", "'token-classification'"),
-        ("task.labels", ["only"], "at least 2 items", "['only']"),
+        ("task.type", "regression", "one of text-classification, multi-label-classification, token", "'regression'"),
+        ("task.type", None, "valid string", "None"),
+        ("task.labels", ["only"], "must be at least two, to tell one from another", "only"),
+        ("task.labels", [], "at least 1 item", "[]"),
+        ("task.labels", ["good", ""], "at least 1 character", "''"),
         ("task.labels", "good", "valid tuple", "'good'"),
         ("task.labels", ["good", "bad", "good"], "must differ from each other", "good, bad, good"),
         ("task.labels", {"good": "bad"}, "valid tuple", "{'good': 'bad'}"),
@@ -100,7 +104,7 @@ def test_a_spec_cannot_be_changed(section: str) -> None:
         ("promotion.max_drop", -0.1, "greater than or equal to 0", "-0.1"),
         ("promotion.max_class_drop", None, "valid number", "None"),
         ("promotion.test_set", "amazon", "must be one of base", "'amazon'"),
-        ("data.source", None, "must name a source or test_sets", ""),
+        ("data.machine_labels", "some", "valid boolean", "'some'"),
         ("data", {"test_sets": {"amazon": "x.csv"}}, "promotion.test_set must be one of amazon", "None"),
         ("review", 3, "valid dictionary", "3"),
     ],
@@ -163,6 +167,24 @@ def test_a_file_that_is_no_spec_says_what_it_is(tmp_path: Path, content: bytes, 
     with pytest.raises(SpecError, match=sentence) as caught:
         load_spec(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", TASK_TYPES)
+def test_every_task_type_can_be_named(kind: str) -> None:
+    assert parse_spec(with_field("task.type", kind)).task.type == kind
+
+
+@pytest.mark.parametrize("kind", ["multi-label-classification", "token-classification"])
+def test_one_label_is_enough_where_it_may_be_absent(kind: str) -> None:
+    document = with_field("task", {"type": kind, "labels": ["only"]})
+    assert parse_spec(document).task.labels == ("only",)
+
+
+def test_a_loop_may_begin_with_reviews_alone() -> None:
+    spec = parse_spec(with_field("data", {}))
+    assert (spec.data.source, spec.data.test_sets, spec.data.machine_labels) == (None, {}, False)
+    with pytest.raises(SpecError, match=r"promotion\.test_set must be one of base, got 'amazon'"):
+        parse_spec(with_field("data", {}) | {"promotion": {"test_set": "amazon"}})
 
 
 def test_a_missing_file_says_where_a_start_is(tmp_path: Path) -> None:

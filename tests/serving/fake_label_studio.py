@@ -57,10 +57,11 @@ class _Handler(BaseHTTPRequestHandler):
             projects = [{"id": 1, "title": PROJECT}] if parameters.get("page", "1") == "1" else []
             self._answer(200, {"count": 1, "results": projects})
             return
-        pattern = json.loads(parameters["query"])["filters"]["items"][0]["value"]
-        found = [task for task in self.fake.tasks if re.search(pattern, task["data"]["key"])]
-        page, size = int(parameters["page"]), int(parameters["page_size"])
-        shown = found[(page - 1) * size : page * size]
+        filters = json.loads(parameters["query"])["filters"]["items"]
+        wanted = {item["filter"]: item["value"] for item in filters}
+        after, pattern = wanted["filter:tasks:id"], wanted["filter:tasks:data.key"]
+        found = [task for task in self.fake.tasks if task["id"] > after and re.search(pattern, task["data"]["key"])]
+        shown = found[: int(parameters["page_size"])]
         self._answer(200, {"tasks": shown, "total": len(found), "total_annotations": 0, "total_predictions": 0})
 
     def do_POST(self) -> None:

@@ -84,6 +84,8 @@ def front_of_fake(fake_predictor: FakePredictor, tmp_path_factory: pytest.TempPa
         (422, b'{"error": "No such thing."}', 422),
         (200, b'{"predictions": [{"0": 0.9, "1": 0.1}]}', 502),
         (200, b'{"predictions": []}', 502),
+        (200, b'{"predictions": ["positive"]}', 502),
+        (200, b'{"predictions": [{"score": 0.9, "model_version": "v1", "threshold": 0.9, "answer": 42}]}', 502),
         (200, b"hello", 502),
     ],
 )
@@ -151,6 +153,7 @@ def test_an_empty_predictor_waits_for_its_first_model(tmp_path: Path) -> None:
         front.wait_until()
         assert back.get("/v2/health/ready").status_code == 503
         assert back.get(f"/v1/models/{MODEL}").status_code == 503
+        assert back.get(f"/v2/models/{MODEL}").json()["outputs"] == []
         for server in (back, front):
             response = server.post_v1({"instances": ["a text"]})
             assert (response.status_code, response.headers["retry-after"]) == (503, "1")

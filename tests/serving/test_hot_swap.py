@@ -1,11 +1,12 @@
 """New versions take over while requests keep coming, and none fails."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from reviewloop.inference import TextClassifier
+from reviewloop.inference import InferenceSettings, TextModel
 from tests.serving.processes import MODEL, predictor, running, transformer
 from tests.tiny_model import write_tiny_model
 
@@ -14,7 +15,10 @@ TEXTS = ["the movie was great", "awful phone , it broke", "okay", "i love this s
 
 def test_versions_swap_under_load_without_a_failure(tmp_path: Path) -> None:
     versions = [write_tiny_model(tmp_path / f"v{n}", version=f"v{n}", seed=n) for n in (1, 2, 3)]
-    expected = {path.name: TextClassifier(path).probabilities(TEXTS) for path in versions}
+    expected = {
+        path.name: [list(p.answer["probabilities"].values()) for p in TextModel(path).predict(TEXTS)]
+        for path in versions
+    }
     current = tmp_path / "current"
     current.symlink_to(versions[0])
     back = predictor(current, tmp_path / "back.log")
@@ -57,10 +61,12 @@ def test_versions_swap_under_load_without_a_failure(tmp_path: Path) -> None:
                 # From the moment that the load request is answered, the new version is the one that answers.
                 assert back.predict("okay")[0]["model_version"] == path.name
                 assert back.get(f"/v2/models/{MODEL}").json()["versions"] == [path.name]
-            empty, damaged = tmp_path / "empty", write_tiny_model(tmp_path / "damaged")
+            empty, damaged, unfit = (tmp_path / name for name in ("empty", "damaged", "unfit"))
             empty.mkdir()
-            (damaged / "model.safetensors").write_bytes(b"cut short")
-            for path in (empty, damaged):
+            (write_tiny_model(damaged) / "model.safetensors").write_bytes(b"cut short")
+            # It loads, but could not make a prediction of any text.
+            replace(InferenceSettings.load(write_tiny_model(unfit)), task="multi-label-classification").save(unfit)
+            for path in (empty, damaged, unfit):
                 point_to(path)
                 response = back.post(f"/v2/repository/models/{MODEL}/load", b"")
                 assert response.status_code == 503

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from reviewloop.label_studio import LabelStudioServer, ReviewProject
+from reviewloop.problems import Problems
 from reviewloop.records import ReviewItem
 from reviewloop.task_types import task_type
 from serving.review.outbox import Outbox
@@ -81,7 +82,9 @@ def test_an_outage_of_label_studio_loses_and_doubles_nothing(
             assert "Items are delivered again" in dispatcher.log
     finally:
         label_studio.start()
-    tasks = list(project.tasks())
+    problems = Problems()
+    tasks = list(project.tasks(problems))
+    assert problems.summary() == {}
     assert sorted(task.item["key"] for task in tasks) == sorted(routed)
     for task in tasks:
         answer = routed[task.item["key"]]
@@ -130,7 +133,7 @@ def test_a_dispatcher_that_is_killed_again_and_again_delivers_exactly_once(
         feeder.join()
     with running(start_dispatcher(label_studio, outbox, "killed", tmp_path / "last.log", *arguments)):
         all_delivered(outbox, len(fed))
-    keys = [task.item["key"] for task in project.tasks()]
+    keys = [task.item["key"] for task in project.tasks(Problems())]
     assert len(keys) == len(set(keys))
     assert sorted(keys) == sorted(i.key for i in fed)
     assert killed_in_flight > 0

@@ -30,7 +30,7 @@ def item(number: int, **changes: object) -> ReviewItem:
         confidence=0.4,
         propensity=1.0,
         model_version="v0001",
-        prediction={"negative": 0.4, "neutral": 0.3, "positive": 0.3},
+        prediction={"label": "negative", "probabilities": {"negative": 0.4, "neutral": 0.3, "positive": 0.3}},
         routed_at=datetime.now(UTC).isoformat(),
     )
     return replace(made, **changes)  # type: ignore[arg-type]

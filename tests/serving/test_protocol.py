@@ -1,15 +1,18 @@
 """Parsing and encoding, without a server."""
 
 import json
+import math
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reviewloop.records import Prediction
+from reviewloop.task_types import TASK_TYPES, task_type
 from serving.errors import InvalidRequest, RequestTooLarge
-from serving.protocol import MAX_INSTANCES, MAX_TEXT_CHARACTERS, encode_v1, parse_v1
-from serving.protocol_v2 import encode_v2, parse_v2
+from serving.protocol import MAX_INSTANCES, MAX_TEXT_CHARACTERS, encode_v1, parse_v1, prediction_fields
+from serving.protocol_v2 import encode_v2, output_types, parse_v2
 
 texts = st.text(min_size=1).filter(lambda text: not text.isspace() and "\0" not in text)
 json_values = st.recursive(
@@ -112,16 +115,22 @@ def test_limits_name_the_limit_and_what_came() -> None:
     assert len(parse_v1(encoded({"instances": ["a" * MAX_TEXT_CHARACTERS] * 2})).texts) == 2
 
 
+def v1_answer(answer: dict[str, Any], score: float, routed: bool) -> dict[str, Any]:
+    review = {"routed": routed, "reason": "audit" if routed else None, "key": "k"}
+    return prediction_fields(Prediction(answer, score, "v1", 0.9)) | {"review": review}
+
+
 def test_v2_answers_the_same_as_v1() -> None:
     predictions = [
-        {"label": label, "score": score, "probabilities": {"no": 1 - score, "yes": score}, "model_version": "v1"}
-        | {"review": {"routed": routed, "reason": "audit" if routed else None, "key": "k"}}
-        for label, score, routed in (("yes", 0.75, True), ("yes", 0.5, False))
+        v1_answer({"label": "yes", "probabilities": {"no": 1 - score, "yes": score}}, score, routed)
+        for score, routed in ((0.75, True), (0.5, False))
     ]
+    assert list(predictions[0]) == ["label", "score", "probabilities", "model_version", "review"]
     request = parse_v2(encoded({"id": "42", "inputs": [tensor(["a", "b"]), tensor(["x", "y"], name="id")]}))
-    answer = json.loads(encode_v2("sentiment", request, predictions))
+    answer = json.loads(encode_v2(task_type("text-classification", ()), "sentiment", request, predictions))
     outputs = {output["name"]: output for output in answer["outputs"]}
     assert (answer["id"], answer["model_name"]) == ("42", "sentiment")
+    assert list(outputs)[:5] == ["label", "score", "probabilities", "labels", "model_version"]
     assert outputs["probabilities"]["shape"] == [2, 2]
     assert outputs["probabilities"]["data"] == [0.25, 0.75, 0.5, 0.5]
     assert outputs["labels"]["data"] == ["no", "yes"]
@@ -133,3 +142,41 @@ def test_v2_answers_the_same_as_v1() -> None:
     v1 = json.loads(encode_v1(predictions, request.ids))["predictions"]
     assert [answer["id"] for answer in v1] == ["x", "y"]
     assert [answer["score"] for answer in v1] == outputs["score"]["data"]
+
+
+ANSWERS: dict[str, list[dict[str, Any]]] = {
+    "text-classification": [{"label": "yes", "probabilities": {"no": 0.2, "yes": 0.8}}] * 2,
+    "multi-label-classification": [
+        {"labels": labels, "probabilities": {"no": 0.2, "yes": 0.8}} for labels in (["yes"], [])
+    ],
+    "token-classification": [
+        {"entities": [{"start": 0, "end": 2, "label": "yes", "text": '"ü', "score": 0.8}]},
+        {"entities": []},
+    ],
+}
+
+
+@pytest.mark.parametrize("name", TASK_TYPES)
+def test_v2_outputs_are_as_the_metadata_says(name: str) -> None:
+    task = task_type(name, ("no", "yes"))
+    request = parse_v2(encoded({"inputs": [tensor(["a", "b"])]}))
+    answer = json.loads(encode_v2(task, "m", request, [v1_answer(answer, 0.8, True) for answer in ANSWERS[name]]))
+    outputs = [output for output in answer["outputs"] if not output["name"].startswith("review_")]
+    assert [(output["name"], output["datatype"]) for output in outputs] == [t[:2] for t in output_types(task)]
+    kinds = {"BYTES": str, "FP32": float, "BOOL": bool}
+    for output, (_, datatype, shape) in zip(outputs, output_types(task), strict=True):
+        assert len(output["shape"]) == len(shape)
+        assert len(output["data"]) == math.prod(output["shape"]) > 0
+        assert {type(value) for value in output["data"]} == {kinds[datatype]}
+
+
+def test_v2_says_several_labels_and_entities() -> None:
+    request = parse_v2(encoded({"inputs": [tensor(["a", "b"])]}))
+
+    def first_output(name: str) -> dict[str, Any]:
+        answers = [v1_answer(answer, 0.8, False) for answer in ANSWERS[name]]
+        return json.loads(encode_v2(task_type(name, ()), "m", request, answers))["outputs"][0]
+
+    assert first_output("multi-label-classification")["data"] == [False, True, False, False]
+    entities = [json.loads(row) for row in first_output("token-classification")["data"]]
+    assert entities == [answer["entities"] for answer in ANSWERS["token-classification"]]

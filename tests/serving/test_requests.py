@@ -81,7 +81,7 @@ def test_what_is_said_to_be_routed_is_in_the_outbox(serving: Serving) -> None:
     for key, prediction in routed.items():
         item = items[key]
         assert content_key(item.text) == key
-        assert item.prediction == prediction["probabilities"]
+        assert item.prediction == {name: prediction[name] for name in ("label", "probabilities")}
         assert (item.reason, item.model_version) == (prediction["review"]["reason"], "v0001")
         assert (item.confidence, item.propensity) == (prediction["score"], 1.0 if item.reason != "audit" else 0.1)
     assert serving.transformer.metric("reviewloop_outbox_depth") == outbox.counts().depth

@@ -11,7 +11,8 @@ probabilities = st.floats(0.0, 1.0)
 
 
 def prediction(score: float, threshold: float) -> Prediction:
-    return Prediction("positive", score, {"negative": 1 - score, "positive": score}, "v0001", threshold)
+    answer = {"label": "positive", "probabilities": {"negative": 1 - score, "positive": score}}
+    return Prediction(answer, score, "v0001", threshold)
 
 
 @given(probabilities, probabilities, st.text(), probabilities)
