@@ -69,6 +69,8 @@ def merge_data(
     splits = split_examples(
         base, data.name, reviewed, machine_examples, test_sets, data.test_fraction, data.validation_fraction
     )
+    for key in splits.contradictions:
+        problems.add("same text, another label", f"{data.name} text {key}", "the first counts")
     if not base:
         del splits.tests[data.name]
     _check(splits, task)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from reviewloop.records import Example
-from reviewloop.text_keys import near_duplicate_key, uniform_draw
+from reviewloop.text_keys import content_key, near_duplicate_key, uniform_draw
 
 
 @dataclass(slots=True)
@@ -16,6 +16,8 @@ class Splits:
     tests: dict[str, list[Example]] = field(default_factory=dict)
     duplicates: int = 0
     """Base examples whose text, but for case, space and punctuation, came earlier."""
+    contradictions: list[str] = field(default_factory=list)
+    """Content keys of base texts that came earlier with another label, which counts."""
     kept_from_training: int = 0
     """Base or reviewed examples dropped because their text, likewise, is in a test set."""
 
@@ -41,6 +43,8 @@ def split_examples(
     base = list(base)
     distinct_base = _distinct(base)
     splits.duplicates = len(base) - len(distinct_base)
+    labels = {e.text: e.label for e in reversed(base)}
+    splits.contradictions = [content_key(e.text) for e in base if e.label != labels[e.text]]
     in_test = {near_duplicate_key(e.text) for examples in splits.tests.values() for e in examples}
 
     own_test, trainable = [], []

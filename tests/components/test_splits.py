@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from components.data_merge.splits import Splits, split_examples
 from reviewloop.records import Example
+from reviewloop.text_keys import content_key
 
 STEMS = [
     f"{subject} {verb} {degree}"
@@ -144,3 +145,10 @@ def test_the_shares_are_those_asked_for() -> None:
     assert abs(len(splits.tests["movies"]) / 4_000 - 0.25) < 0.04
     assert abs(len(splits.validation) / 3_000 - 0.1) < 0.03
     assert len(splits.train) + len(splits.validation) + len(splits.tests["movies"]) == 4_000
+
+
+def test_the_first_label_of_a_repeated_text_counts_and_the_contradiction_is_told() -> None:
+    base = [Example("it works", label, "films") for label in ("good", "bad", "good")]
+    splits = split_examples(base, "films", [], [], {}, 0.1, 0.1)
+    assert [e.label for e in (*splits.train, *splits.validation, *splits.tests["films"])] == ["good"]
+    assert (splits.duplicates, splits.contradictions) == (2, [content_key("it works")])
