@@ -4,10 +4,20 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from reviewloop.errors import SpecError
 from reviewloop.task_types import TASK_TYPES
+from reviewloop.task_types.text_classification import TextClassification
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 TestSetName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -34,13 +44,14 @@ class TaskSpec(_Section):
     )
     instructions: str = Field("", description="Shown to reviewers above the task; plain text.")
 
-    @model_validator(mode="after")
-    def _labels_differ(self) -> Self:
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError(f"labels must differ from each other, got {', '.join(self.labels)}")
-        if self.type == "text-classification" and len(self.labels) < 2:
-            raise ValueError(f"labels must be at least two, to tell one from another, got {', '.join(self.labels)}")
-        return self
+    @field_validator("labels")
+    @classmethod
+    def _labels_tell_texts_apart(cls, labels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if len(set(labels)) != len(labels):
+            raise ValueError(f"must differ from each other, got {', '.join(labels)}")
+        if info.data.get("type") == TextClassification.name and len(labels) < 2:
+            raise ValueError(f"must be at least two, to tell one from another, got {', '.join(labels)}")
+        return labels
 
 
 class DataSpec(_Section):
