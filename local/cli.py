@@ -1,7 +1,9 @@
 """The ``reviewloop`` command."""
 
+import os
 import signal
 import sys
+import threading
 import webbrowser
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +37,9 @@ ENTITY_SPEC = Path("examples/entities.yaml")
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C or SIGTERM, by the shell's convention."""
+
+INTERRUPT_TIMEOUT_S = 30.0
+"""How long an interrupted command may take to clean up before it is ended."""
 
 app = typer.Typer(
     help="A human-in-the-loop fine-tuning loop for Hugging Face text models: a model serves, what it is unsure of "
@@ -295,7 +300,8 @@ def _platform(loop: Path, state: Path | None) -> Platform:
 
 def main() -> None:
     """Run the command; errors end it with a sentence, an interrupt with everything it started stopped."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         app()
     except ReviewLoopError as error:
@@ -309,4 +315,14 @@ def main() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Some library's cleanup may swallow the exception, and go on as if nothing had been asked.
+    watchdog = threading.Timer(INTERRUPT_TIMEOUT_S, _leave)
+    watchdog.daemon = True
+    watchdog.start()
     raise KeyboardInterrupt
+
+
+def _leave() -> None:
+    stop_descendants()
+    console.error("Interrupted; everything that this command started has been stopped.")
+    os._exit(INTERRUPTED)

@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -181,3 +182,26 @@ def test_every_spec_example_is_valid(checkout: Path) -> None:
     specs = [load_spec(path) for path in (checkout / "examples").glob("*.yaml")]
     assert all(isinstance(spec, LoopSpec) for spec in specs)
     assert len(specs) >= 2
+
+
+def test_an_interrupt_that_a_library_swallows_ends_the_command_all_the_same() -> None:
+    script = (
+        "import local.cli, signal, time\n"
+        "local.cli.INTERRUPT_TIMEOUT_S = 0.5\n"
+        "signal.signal(signal.SIGINT, local.cli._interrupt)\n"
+        "print('ready', flush=True)\n"
+        "while True:\n"
+        "    try:\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        pass\n"
+    )
+    command = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert command.stdout
+    command.stdout.readline()
+    command.send_signal(signal.SIGINT)
+    _, errors = command.communicate(timeout=30)
+    assert command.returncode == 130
+    assert "Interrupted" in errors
