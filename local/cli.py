@@ -14,7 +14,7 @@ import typer
 
 from local.assets import fetch_assets, read_traffic
 from local.console import Console
-from local.entity_demo import print_entity_outcome, run_entity_demo, write_entity_texts
+from local.entity_demo import REPORTS_FILE, print_entity_outcome, run_entity_demo, write_entity_texts
 from local.evaluations import print_evaluation
 from local.platform import Platform
 from local.processes import stop_descendants
@@ -294,6 +294,8 @@ def _platform(loop: Path, state: Path | None) -> Platform:
     spec = load_spec(loop)
     if Path(spec.base_model).is_relative_to(ASSETS):
         fetch_assets(ASSETS, console.line)
+    reports = ASSETS / REPORTS_FILE
+    if spec.data.source == str(reports) and not reports.exists():
         write_entity_texts(ASSETS)
     return Platform(spec, state or LOOPS / spec.name)
 

@@ -16,6 +16,8 @@ from reviewloop.text_keys import near_duplicate_key
 REPORTS, TRAFFIC, TEST = 700, 300, 400
 """Texts of the base data, the traffic, and the held-out chat messages."""
 
+REPORTS_FILE, TEST_FILE = "entities-reports.jsonl", "entities-chat-test.jsonl"
+
 ERROR_RATE = 0.1
 """Share of the texts at which a simulated reviewer makes a mistake."""
 
@@ -70,8 +72,8 @@ def write_entity_texts(directory: Path) -> list[EntityText]:
     held_out = {near_duplicate_key(t.text) for t in test}
     chat = generate_texts(("chat",), TRAFFIC + TEST, seed=2)
     traffic = [t for t in chat if near_duplicate_key(t.text) not in held_out][:TRAFFIC]
-    for name, texts in (("reports", generate_texts(("report",), REPORTS, seed=1)), ("chat-test", test)):
-        with (directory / f"entities-{name}.jsonl").open("w", encoding="utf-8") as lines:
+    for name, texts in ((REPORTS_FILE, generate_texts(("report",), REPORTS, seed=1)), (TEST_FILE, test)):
+        with (directory / name).open("w", encoding="utf-8") as lines:
             lines.writelines(json.dumps({"text": t.text, "label": t.label}, ensure_ascii=False) + "\n" for t in texts)
     return traffic
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import httpx
 
 from reviewloop.errors import PlatformError
-from reviewloop.label_studio import LabelStudioServer, ReviewProject
+from reviewloop.label_studio import ROUTED_REASONS, LabelStudioServer, ReviewProject, is_whole_routing
 from reviewloop.problems import Problems
 from reviewloop.records import MACHINE_CHECK, MachineLabel
 from reviewloop.registry import Registry
@@ -220,17 +220,9 @@ class TaskImport:
     def _reason(self, meta: dict[str, Any]) -> Any:
         """That of a task that a loop routed, as its export says it; training reads what stands beside it."""
         reason = meta.get("reason", IMPORTED)
-        if reason not in ("low_confidence", "audit", MACHINE_CHECK):
-            return reason
-        prediction, propensity = meta.get("prediction"), meta.get("propensity", 1 if reason == MACHINE_CHECK else None)
-        is_whole = (
-            isinstance(prediction, dict)
-            and self._project.task.answer_fields <= prediction.keys()
-            and isinstance(meta.get("model_version"), str)
-            and isinstance(propensity, int | float)
-            and 0 < propensity <= 1
-        )
-        return reason if is_whole else IMPORTED
+        if reason in ROUTED_REASONS and not is_whole_routing(meta, self._project.task):
+            return IMPORTED
+        return reason
 
     def _account(self, annotation: FileAnnotation, number: int) -> int:
         """An account here for each reviewer there, since one reviewer's second answer would replace the first."""

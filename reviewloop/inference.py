@@ -153,13 +153,15 @@ class TextModel:
 
     def forward(self, windows: Sequence[list[int]]) -> list[NDArray[np.float32]]:
         """Calibrated probabilities of each window of one padded batch: see :meth:`forward_logits`."""
-        logits = self._forward(windows) / self.settings.temperature
+        return _rows(self.calibrated(self._forward(windows)), windows)
+
+    def calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The calibrated probabilities that ``logits``, of any shape (..., outputs), mean."""
+        scaled = logits / self.settings.temperature
         if self.task.activation == "sigmoid":
-            probabilities = expit(logits)
-        else:
-            exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-            probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)
-        return _rows(probabilities.astype(np.float32), windows)
+            return np.asarray(expit(scaled), dtype=np.float32)
+        exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+        return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True), dtype=np.float32)
 
     def forward_logits(self, windows: Sequence[list[int]]) -> list[NDArray[np.float32]]:
         """Uncalibrated logits of each window of one padded batch: shape (outputs,), or (tokens, outputs)."""

@@ -17,7 +17,7 @@ from label_studio_sdk.core.api_error import ApiError
 from label_studio_sdk.core.request_options import RequestOptions
 
 from reviewloop.errors import LabelStudioError, LabelStudioUnavailable
-from reviewloop.problems import Problems
+from reviewloop.problems import EMPTY_TEXT, Problems
 from reviewloop.records import MACHINE_CHECK, Annotation, Label, ReviewItem, ReviewReason, ReviewTask
 from reviewloop.task_types import TaskType
 from reviewloop.task_types.base import CONTROL_NAME
@@ -26,6 +26,9 @@ from reviewloop.text_keys import content_key
 API_KEY_VARIABLE = "LABEL_STUDIO_API_KEY"
 PAGE_SIZE = 100
 TIMEOUT_S = 60.0
+ROUTED_REASONS = (*get_args(ReviewReason), MACHINE_CHECK)
+"""The reasons of tasks that the loop routed to people itself."""
+
 # The SDK would repeat a write whose outcome is unknown, and Label Studio never deduplicates.
 NO_RETRY: RequestOptions = {"max_retries": 0}
 
@@ -104,7 +107,7 @@ class LabelStudioServer:
     def ensure_reviewers(self, emails: Iterable[str]) -> dict[str, int]:
         """User ids of these accounts by email, made if they are not there yet."""
         with _errors(self.url):
-            known = {user.email: int(user.id) for user in self._client.users.list()}
+            known = {email: user_id for user_id, email in self.emails().items()}
             return {
                 email: known[email]
                 if email in known
@@ -213,7 +216,7 @@ class ReviewProject:
         for task in self._tasks(None, fields="all"):
             text = _text(task)
             if text is None:
-                problems.add("empty text", f"task {task.id}")
+                problems.add(EMPTY_TEXT, f"task {task.id}")
                 continue
             records = (raw if isinstance(raw, dict) else raw.dict() for raw in task.annotations or [])
             answers = [self._annotation(record, int(task.id), text, problems) for record in records]
@@ -252,11 +255,7 @@ class ReviewProject:
     def _item(self, task: Any, problems: Problems) -> dict[str, Any]:
         """The routing metadata; none where they are not all there or not ours, as in a task made by hand."""
         item = dict(task.meta or {})
-        if item.get("reason") not in (*get_args(ReviewReason), MACHINE_CHECK):
-            return item
-        prediction = item.get("prediction")
-        ours = isinstance(prediction, dict) and self.task.answer_fields <= prediction.keys()
-        if ours and (item["reason"] == MACHINE_CHECK or item.keys() >= {"propensity", "model_version"}):
+        if item.get("reason") not in ROUTED_REASONS or is_whole_routing(item, self.task):
             return item
         # Perhaps the loop's task type was another one then; what people answered may still be usable.
         problems.add("routing not readable", f"task {task.id}")
@@ -295,6 +294,19 @@ class ReviewProject:
             if len(tasks) < PAGE_SIZE:
                 return
             last = int(tasks[-1].id)
+
+
+def is_whole_routing(meta: dict[str, Any], task: TaskType) -> bool:
+    """Whether a task's ``meta``, whose reason is one of ours, has what evaluation reads beside the reason."""
+    prediction = meta.get("prediction")
+    propensity = meta.get("propensity", 1 if meta["reason"] == MACHINE_CHECK else None)
+    return (
+        isinstance(prediction, dict)
+        and task.answer_fields <= prediction.keys()
+        and isinstance(meta.get("model_version"), str)
+        and isinstance(propensity, int | float)
+        and 0 < propensity <= 1
+    )
 
 
 def _text(task: Any) -> str | None:

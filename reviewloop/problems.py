@@ -3,8 +3,19 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+EMPTY_TEXT = "empty text"
+
 MAX_PLACES = 20
 """Places kept of each kind; the rest are only counted."""
+
+
+def problem_with_text(text: Any) -> str | None:
+    """The kind of problem that makes ``text`` no text to label or learn from; None if there is none."""
+    if not isinstance(text, str) or not text.strip():
+        return EMPTY_TEXT
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return "half a character (a lone surrogate)"
+    return None
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ import ijson
 
 from reviewloop.errors import DataError
 from reviewloop.object_store import open_store
-from reviewloop.problems import Problems
+from reviewloop.problems import Problems, problem_with_text
 from reviewloop.records import Label
 from reviewloop.task_types import TaskType
 from reviewloop.task_types.base import CONTROL_NAME, OBJECT_NAME
@@ -317,11 +317,8 @@ class _Reader:
 
     def _text(self, fields: dict[str, Any], where: str) -> str | None:
         text = fields.get(self._text_field)
-        if not isinstance(text, str) or not text.strip():
-            self._problems.add("empty text", where)
-            return None
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            self._problems.add("half a character (a lone surrogate)", where)
+        if unusable := problem_with_text(text):
+            self._problems.add(unusable, where)
             return None
         return text
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reviewloop.errors import DataError
-from reviewloop.problems import Problems
+from reviewloop.problems import EMPTY_TEXT, Problems, problem_with_text
 from reviewloop.records import Example, Label
 from reviewloop.task_types import TaskType
 
@@ -47,11 +47,8 @@ def read_examples(
             if field not in row:
                 raise DataError(f"{where}: expected a {what} in field {field!r}, got {', '.join(map(str, row))}.")
         text = row[text_field]
-        if not isinstance(text, str) or not text.strip():
-            problems.add("empty text", where)
-            continue
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            problems.add("half a character (a lone surrogate)", where)
+        if unusable := problem_with_text(text):
+            problems.add(unusable, where)
             continue
         try:
             label = row[label_field] if reader is _export_rows else task.parse_label(row[label_field], text)
@@ -95,7 +92,7 @@ def _export_rows(path: Path, task: TaskType, problems: Problems) -> Iterator[dic
             if answers:
                 yield {"text": text, "label": task.consensus(answers).label}
             elif not isinstance(text, str):
-                problems.add("empty text", where)
+                problems.add(EMPTY_TEXT, where)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
         raise DataError(f"{path} is not a Label Studio export in the JSON format, with annotations.") from None
 

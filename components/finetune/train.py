@@ -135,7 +135,8 @@ def _calibrate(
     model = TextModel(output)
     task = model.task
     encoded = model.encode([e.text for e in validation])
-    windows = [window for text in model.logits(encoded) for window in text]
+    by_text = model.logits(encoded)
+    windows = [window for text in by_text for window in text]
     rows = [target for e, text in zip(validation, encoded, strict=True) for target in task.targets(e.label, text)]
     logits = np.concatenate([np.atleast_2d(window) for window in windows])
     targets = np.concatenate([np.atleast_1d(row) for row in rows]) if task.activation == "softmax" else np.array(rows)
@@ -145,7 +146,10 @@ def _calibrate(
     if task.activation == "sigmoid":
         settings = replace(settings, label_thresholds=fit_label_thresholds(logits, targets, temperature))
     model.settings = settings
-    predictions = model.predict([e.text for e in validation])
+    predictions = [
+        model.prediction(text, [model.calibrated(window) for window in given])
+        for text, given in zip(encoded, by_text, strict=True)
+    ]
     correct = np.array(
         [task.answered(p.answer) == e.label for p, e in zip(predictions, validation, strict=True)], dtype=bool
     )

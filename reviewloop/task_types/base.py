@@ -233,6 +233,19 @@ def render_config(root: ElementTree.Element) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
+def choices_config(labels: tuple[str, ...], instructions: str, **attributes: str) -> str:
+    """A labeling configuration with one choice a label."""
+    root, view = text_view(instructions)
+    ElementTree.SubElement(view, "Text", name=OBJECT_NAME, value="$text")
+    shared = {"name": CONTROL_NAME, "toName": OBJECT_NAME, "showInline": "true"}
+    choices = ElementTree.SubElement(root, "Choices", shared | attributes)
+    for number, label in enumerate(labels):
+        choice = ElementTree.SubElement(choices, "Choice", value=label, background=COLOURS[number % len(COLOURS)])
+        if number < len(HOTKEYS):
+            choice.set("hotkey", HOTKEYS[number])
+    return render_config(root)
+
+
 def chosen_labels(result: Sequence[dict[str, Any]]) -> list[str]:
     """The choices that an annotation's ``result`` holds for our control."""
     return [

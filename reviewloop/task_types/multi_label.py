@@ -19,6 +19,7 @@ from reviewloop.task_types.base import (
     Reading,
     TaskType,
     Tensor,
+    choices_config,
     choices_result,
     chosen_labels,
     indicator_scores,
@@ -26,7 +27,6 @@ from reviewloop.task_types.base import (
     probability_tensors,
     unknown_labels,
 )
-from reviewloop.task_types.text_classification import choices_config
 
 SEPARATOR = "|"
 """Between the labels of a text where a table has one cell for them."""

@@ -3,16 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 
 from reviewloop.records import Label
 from reviewloop.task_types.base import (
-    COLOURS,
-    CONTROL_NAME,
-    HOTKEYS,
-    OBJECT_NAME,
     PROBABILITY_TENSORS,
     Claim,
     ClassScore,
@@ -24,13 +19,12 @@ from reviewloop.task_types.base import (
     Reading,
     TaskType,
     Tensor,
+    choices_config,
     choices_result,
     chosen_labels,
     indicator_scores,
     label_name,
     probability_tensors,
-    render_config,
-    text_view,
     unknown_labels,
 )
 
@@ -117,16 +111,3 @@ class TextClassification(TaskType):
 
     def ranking(self, truth: Label, answer: dict[str, Any]) -> list[Claim]:
         return [Claim(answer["probabilities"].get(label, 0.0), label == truth) for label in self.labels]
-
-
-def choices_config(labels: tuple[str, ...], instructions: str, **attributes: str) -> str:
-    """A labeling configuration with one choice a label."""
-    root, view = text_view(instructions)
-    ElementTree.SubElement(view, "Text", name=OBJECT_NAME, value="$text")
-    shared = {"name": CONTROL_NAME, "toName": OBJECT_NAME, "showInline": "true"}
-    choices = ElementTree.SubElement(root, "Choices", shared | attributes)
-    for number, label in enumerate(labels):
-        choice = ElementTree.SubElement(choices, "Choice", value=label, background=COLOURS[number % len(COLOURS)])
-        if number < len(HOTKEYS):
-            choice.set("hotkey", HOTKEYS[number])
-    return render_config(root)
