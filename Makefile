@@ -4,7 +4,7 @@ VENV := .venv
 LABEL_STUDIO_VENV := .venv-label-studio
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo demo-ner test lint up down clean lock
+.PHONY: help setup demo demo-ner test lint up down clean lock images push
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,6 +38,12 @@ clean: ## Remove everything built or installed here
 lock: setup ## Write constraints.txt anew from what is installed
 	@(echo "# Exact versions of everything in $(VENV): \`make lock\` writes this file."; \
 	  $(BIN)/pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+).*/\1/') > constraints.txt
+
+images: ## Build the images of components and serving: REGISTRY=registry.example.com/team TAG=v1
+	@k8s/images/release build "$(REGISTRY)" "$(TAG)"
+
+push: ## Push them, and have the manifests use them by digest: REGISTRY=... TAG=...
+	@k8s/images/release push "$(REGISTRY)" "$(TAG)"
 
 # Installed into place of the old one, and marked complete last: an interrupted set-up starts again.
 $(VENV)/complete: constraints.txt pyproject.toml

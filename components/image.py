@@ -1,7 +1,5 @@
-"""The container image every component runs in, set when the pipeline is compiled."""
-
-import os
+"""The container image a component says it runs in; what a cluster is given is set when the pipeline is compiled."""
 
 from reviewloop import __version__
 
-IMAGE = os.environ.get("REVIEWLOOP_IMAGE", f"ghcr.io/reviewloop/components:{__version__}")
+IMAGE = f"ghcr.io/reviewloop/components:{__version__}"

@@ -12,10 +12,13 @@ from typing import Annotated
 
 import typer
 
-from local.assets import fetch_assets, read_traffic
-from local.console import Console
-from local.entity_demo import REPORTS_FILE, print_entity_outcome, run_entity_demo, write_entity_texts
+from local.assets import read_traffic
+from local.command_options import DEMO_SPEC, Loop, console
+from local.entity_demo import print_entity_outcome, run_entity_demo
 from local.evaluations import print_evaluation
+from local.loop_assets import ASSETS, load_loop_with_assets
+from local.models_commands import models_app
+from local.pipeline_commands import pipeline_app
 from local.platform import Platform
 from local.processes import stop_descendants
 from local.sentiment_demo import print_sentiment_outcome, run_sentiment_demo
@@ -30,9 +33,7 @@ from reviewloop.problems import Problems
 from reviewloop.spec import load_spec
 from reviewloop.task_files import read_tasks
 
-ASSETS = Path("build/assets")
 LOOPS = Path("build/loops")
-DEMO_SPEC = Path("examples/sentiment.yaml")
 ENTITY_SPEC = Path("examples/entities.yaml")
 
 INTERRUPTED = 130
@@ -49,11 +50,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-pipeline_app = typer.Typer(help="The training pipeline on Kubeflow Pipelines.", no_args_is_help=True)
 app.add_typer(pipeline_app, name="pipeline")
-console = Console()
+app.add_typer(models_app, name="models")
 
-Loop = Annotated[Path, typer.Option("--loop", help="The loop spec.", metavar="FILE")]
 State = Annotated[
     Path | None,
     typer.Option(
@@ -256,18 +255,6 @@ def report(
     console.line(f"The report on {chosen} is in {output}")
 
 
-@pipeline_app.command("compile")
-def compile_pipeline(
-    loop: Loop = DEMO_SPEC,
-    output: Annotated[Path, typer.Option(help="The IR YAML file to write.")] = Path("build/pipeline.yaml"),
-) -> None:
-    """Compile the training pipeline to IR YAML, with the loop's settings as its parameters' defaults."""
-    from pipelines.compilation import compile_training_pipeline
-
-    compile_training_pipeline(load_spec(loop), output)
-    console.line(f"Compiled to {output}")
-
-
 def _print_addresses(platform: Platform) -> None:
     login = platform.credentials
     console.phase("The platform is running")
@@ -291,12 +278,7 @@ def _print_problems(problems: Problems) -> None:
 
 
 def _platform(loop: Path, state: Path | None) -> Platform:
-    spec = load_spec(loop)
-    if Path(spec.base_model).is_relative_to(ASSETS):
-        fetch_assets(ASSETS, console.line)
-    reports = ASSETS / REPORTS_FILE
-    if spec.data.source == str(reports) and not reports.exists():
-        write_entity_texts(ASSETS)
+    spec = load_loop_with_assets(loop, console.line)
     return Platform(spec, state or LOOPS / spec.name)
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from components.deploy.rollout import deploy_model
 from local.label_studio_server import Credentials, start_label_studio, wait_for_label_studio
 from local.processes import LOOPBACK, Part, free_port, start_part, stop_parts, wait_until_healthy
 from pipelines.local_run import run_training_pipeline
@@ -139,7 +140,7 @@ class Platform:
         """
         before = self.registry.versions()
         os.environ[API_KEY_VARIABLE] = self.credentials.api_key  # For the steps; never a pipeline parameter.
-        os.environ.setdefault("REVIEWLOOP_CODE_VERSION", _code_version())
+        os.environ.setdefault("REVIEWLOOP_CODE_VERSION", code_version())
         run_training_pipeline(
             self.spec,
             {
@@ -154,6 +155,14 @@ class Platform:
             report_progress=report_progress,
         )
         return next((v for v in reversed(self.registry.versions()) if v not in before), None)
+
+    def deploy(self, version: str) -> None:
+        """Make the predictor serve a version that a person chose.
+
+        Raises:
+            RolloutError: it did not come up healthy; the previous one serves again.
+        """
+        deploy_model(version, self.registry_uri, self.spec.name, self.predictor_url, self._serving_dir, by_hand=True)
 
     @property
     def _serving_dir(self) -> Path:
@@ -241,6 +250,7 @@ class Platform:
             ) from None
 
 
-def _code_version() -> str:
+def code_version() -> str:
+    """The commit that the code here is at."""
     result = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
     return result.stdout.strip() or "unknown"

@@ -47,6 +47,8 @@ def run_training_pipeline(
     with log.open("a", encoding="utf-8") as log_file, warnings.catch_warnings():
         # It warns that an image whose name lacks "python" may not run Python.
         warnings.filterwarnings("ignore", message="You may be attemping", category=RuntimeWarning)
+        # And that the pods' settings, which are a cluster's, have no effect here.
+        warnings.filterwarnings("ignore", message="Task '.*': settings", category=UserWarning)
         output = _StepOutput(log_file, report_progress)
         local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(pipeline_root), raise_on_error=True)
         try:

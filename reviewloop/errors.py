@@ -11,6 +11,7 @@ ReviewLoopError
 │   └── LabelStudioUnavailable   it did not answer; trying again later can help
 ├── ModelLoadError          a model directory cannot be loaded
 ├── RolloutError            a version did not come up healthy; the previous one serves again
+├── ClusterError            the Kubernetes API refused a request, or did not answer
 └── PlatformError           a part of the local platform did not start or stop
 """
 
@@ -57,6 +58,10 @@ class ModelLoadError(ReviewLoopError):
 
 class RolloutError(ReviewLoopError):
     """A new version failed its checks while being deployed, and was rolled back."""
+
+
+class ClusterError(ReviewLoopError):
+    """The Kubernetes API refused a request, or did not answer for as long as there was time to wait."""
 
 
 class PlatformError(ReviewLoopError):

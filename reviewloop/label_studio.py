@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, get_args
 
 import httpx
@@ -138,7 +139,7 @@ class ReviewProject:
         if self._id is None:
             raise LabelStudioError(
                 f"Label Studio at {self._server.url} has no project named {self.title!r}. "
-                "`reviewloop up` makes it; on a cluster, the project Job does."
+                "`reviewloop up` makes it; on a cluster, the dispatcher does."
             )
         return self._id
 
@@ -232,6 +233,17 @@ class ReviewProject:
             finished=int(project.finished_task_number or 0),
             annotations=int(project.total_annotations_number or 0),
         )
+
+    def last_finished_at(self) -> datetime | None:
+        """When the task that was finished last got its last annotation; None if none is finished."""
+        finished = {"conjunction": "and", "items": [_filter("completed_at", "empty", "Datetime", False)]}
+        query = json.dumps({"filters": finished, "ordering": ["-tasks:completed_at"]})
+        with _errors(self._server.url):
+            page = self._client.tasks.list(project=self.id, query=query, fields="all", page_size=1)
+        for task in page.items or []:
+            times = [(a if isinstance(a, dict) else a.dict()).get("created_at") for a in task.annotations or []]
+            return max((_time(time) for time in times if time), default=None)
+        return None
 
     def _pre_annotation(self, item: ReviewItem) -> dict[str, Any]:
         return {
@@ -330,6 +342,10 @@ def _last_of_each_reviewer(answers: list[Annotation], task_id: int, problems: Pr
 
 def _filter(column: str, operator: str, kind: str, value: object) -> dict[str, Any]:
     return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
+
+
+def _time(value: Any) -> datetime:
+    return value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
 
 
 def _query(condition: dict[str, Any] | None, after: int) -> str:

@@ -4,6 +4,8 @@ versions/v0001/claim.json       made first, conditionally: the number is taken
 versions/v0001/model/...        the Hugging Face model directory
 versions/v0001/report.html      the evidence, for people
 versions/v0001/manifest.json    made last: from now on the version exists
+versions/v0001/kubeflow.json    its ids in the Kubeflow Model Registry, where it is registered there too
+registrations/HASH.json         which version a pipeline step claimed, for its retry
 snapshots/HASH.jsonl            the annotations a version was trained on
 machine-labels/HASH.jsonl       predictions accepted as labels without a person
 champion.json                   the alias
@@ -13,6 +15,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,6 +60,16 @@ class VersionManifest(BaseModel):
     lineage: Lineage
 
 
+class KubeflowIds(BaseModel):
+    """What the Kubeflow Model Registry at ``address`` calls a version."""
+
+    model_config = ConfigDict(frozen=True)
+
+    address: str
+    registered_model: str
+    model_version: str
+
+
 class Registry:
     """The versions of one loop's model below a ``file://`` or ``s3://`` URI."""
 
@@ -67,7 +80,7 @@ class Registry:
     def versions(self) -> list[str]:
         """Every registered version, oldest first."""
         found = (_MANIFEST.match(key) for key in self._store.list("versions/"))
-        return sorted((match[1] for match in found if match), key=_number)
+        return sorted((match[1] for match in found if match), key=version_number)
 
     def manifest(self, version: str) -> VersionManifest:
         """What is recorded of ``version``.
@@ -82,10 +95,26 @@ class Registry:
             raise RegistryError(f"There is no version {version} in {self._store.root}; known: {known}.") from None
         return VersionManifest.model_validate_json(content)
 
-    def claim_version(self) -> str:
-        """Reserve the next version number for this caller alone."""
+    def claim_version(self, claimant: str = "") -> str:
+        """Reserve the next version number for this caller alone.
+
+        A ``claimant`` who has claimed before gets the same version again: a step that is retried makes no second one.
+        """
+        if not claimant:
+            return self._claim_next()
+        key = f"registrations/{hashlib.sha256(claimant.encode()).hexdigest()}.json"
+        with suppress(ObjectNotFound):
+            return str(json.loads(self._store.read(key))["version"])
+        version = self._claim_next()
+        try:
+            self._store.write(key, _json({"version": version, "claimant": claimant}), create=True)
+        except ObjectExists:  # Two attempts run at once: the number of the later one stays unused.
+            return str(json.loads(self._store.read(key))["version"])
+        return version
+
+    def _claim_next(self) -> str:
         keys = self._store.list("versions/")
-        number = max((_number(key.split("/")[1]) for key in keys), default=0)
+        number = max((version_number(key.split("/")[1]) for key in keys), default=0)
         while True:
             number += 1
             version = f"v{number:04d}"
@@ -137,16 +166,30 @@ class Registry:
 
     def champion(self) -> str | None:
         """The version that serves, or None before the first."""
+        return self._alias("version")
+
+    def previous_champion(self) -> str | None:
+        """The version that served before the champion, or None if there was none."""
+        return self._alias("previous")
+
+    def set_champion(self, version: str) -> None:
+        """Point the alias at a registered version; pointing it where it points already changes nothing."""
+        previous = self.champion()
+        self.manifest(version)
+        if version == previous:
+            return
+        self._store.write("champion.json", _json({"version": version, "previous": previous, "since": _now()}))
+
+    def kubeflow_ids(self, version: str) -> KubeflowIds | None:
+        """The version's ids in the Kubeflow Model Registry, or None if it is not known to be registered there."""
         try:
-            return str(json.loads(self._store.read("champion.json"))["version"])
+            return KubeflowIds.model_validate_json(self._store.read(f"versions/{version}/kubeflow.json"))
         except ObjectNotFound:
             return None
 
-    def set_champion(self, version: str) -> None:
-        """Point the alias at a registered version."""
-        previous = self.champion()
-        self.manifest(version)
-        self._store.write("champion.json", _json({"version": version, "previous": previous, "since": _now()}))
+    def set_kubeflow_ids(self, version: str, ids: KubeflowIds) -> None:
+        """Keep the version's ids in the Kubeflow Model Registry."""
+        self._store.write(f"versions/{version}/kubeflow.json", ids.model_dump_json(indent=2).encode())
 
     def write_snapshot(self, digest: str, content: bytes) -> None:
         """Keep an annotation snapshot under its content hash."""
@@ -168,8 +211,16 @@ class Registry:
                 if line:
                     yield MachineLabel(**json.loads(line))
 
+    def _alias(self, field: str) -> str | None:
+        try:
+            version = json.loads(self._store.read("champion.json"))[field]
+        except ObjectNotFound:
+            return None
+        return None if version is None else str(version)
 
-def _number(version: str) -> int:
+
+def version_number(version: str) -> int:
+    """How many versions there were up to ``version``, at least: a later one's number is higher."""
     return int(version.removeprefix("v"))
 
 

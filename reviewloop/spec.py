@@ -1,7 +1,7 @@
 """The loop spec: ``loop.yaml`` as one validated, frozen model from which everything else derives."""
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -20,6 +20,7 @@ from reviewloop.task_types import TASK_TYPES
 from reviewloop.task_types.text_classification import TextClassification
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 TestSetName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
@@ -60,8 +61,9 @@ class DataSpec(_Section):
     name: TestSetName = Field("base", description="Names the base data, and the test set split from it.")
     source: str | None = Field(
         None,
-        description="A .csv or .jsonl file, a Label Studio export (.json), or hub:OWNER/DATASET[:SPLIT]. Left out, "
-        "the reviews alone are trained on; without test_sets, a share of them is the test set.",
+        description="A .csv or .jsonl file, a Label Studio export (.json), each also as s3://BUCKET/KEY, or "
+        "hub:OWNER/DATASET[:SPLIT]. Left out, the reviews alone are trained on; without test_sets, a share of them "
+        "is the test set.",
     )
     text_field: str = "text"
     label_field: str = "label"
@@ -120,6 +122,12 @@ class RetrainSpec(_Section):
     min_new_annotations: Annotated[int, Field(ge=0)] = Field(
         100, description="Training is skipped while fewer annotations are new since the last one."
     )
+    poll_s: Annotated[float, Field(gt=0.0)] = Field(
+        300.0, description="Seconds between the retrain trigger's looks at Label Studio."
+    )
+    quiet_s: Annotated[float, Field(ge=0.0)] = Field(
+        600.0, description="Seconds without a new annotation before the retrain trigger starts a run."
+    )
 
 
 class PromotionSpec(_Section):
@@ -142,6 +150,64 @@ class PromotionSpec(_Section):
     )
 
 
+class Toleration(_Section):
+    """A taint that the pod may be scheduled beside, as Kubernetes has it."""
+
+    key: str | None = None
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class FinetunePodSpec(_Section):
+    """The pod that fine-tunes."""
+
+    gpus: Annotated[int, Field(ge=0)] = Field(0, description="GPUs of the pod; more than one train in parallel.")
+    gpu_type: str = Field("nvidia.com/gpu", description="The resource that a GPU is.")
+    cpu: str = Field("2", description="CPU requested, and its limit.")
+    memory: str = Field("8Gi", description="Memory requested, and its limit.")
+    shared_memory: str = Field("2Gi", description="Size of the memory-backed /dev/shm; a part of the memory.")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that the node must have.")
+    tolerations: tuple[Toleration, ...] = Field((), description="Taints that the node may have.")
+    timeout_s: Annotated[int, Field(gt=0)] = Field(4 * 3600, description="Seconds until an attempt is ended.")
+    retries: Annotated[int, Field(ge=0)] = Field(2, description="Attempts after a failed one.")
+    retry_wait_s: Annotated[int, Field(gt=0)] = Field(
+        60, description="Seconds before the second attempt; before each further one, twice as many."
+    )
+
+
+class ClusterSpec(_Section):
+    """Where the loop runs on Kubeflow; a laptop needs none of it."""
+
+    namespace: KubernetesName = Field("reviewloop", description="Where the model serves, and Label Studio runs.")
+    pipeline_namespace: KubernetesName | None = Field(
+        None, description="Where runs execute: the profile's namespace on multi-user Kubeflow, else left out."
+    )
+    registry_uri: Annotated[str, Field(pattern=r"^s3://[^/]+(/.*)?$")] | None = Field(
+        None, description="Where versions are kept; left out, s3://reviewloop/NAME."
+    )
+    label_studio_url: str | None = Field(
+        None, description="Label Studio's address within the cluster; left out, that of its service in the namespace."
+    )
+    secret: KubernetesName = Field(
+        "reviewloop-pipeline",
+        description="The Secret, in the namespace of the runs, with LABEL_STUDIO_API_KEY and the AWS_* settings.",
+    )
+    service_account: KubernetesName = Field("reviewloop-pipeline", description="The runs' service account.")
+    deployment_mode: Literal["Standard", "Knative"] = Field(
+        "Standard", description="KServe's mode; Knative rolls out by shares of the traffic."
+    )
+    rollout_timeout_s: Annotated[int, Field(gt=0)] = Field(
+        900, description="Seconds a new version may take to become ready before the previous one serves again."
+    )
+    ttl_s: Annotated[int, Field(gt=0)] | None = Field(
+        None,
+        description="Seconds a finished run's pods are kept; left out, as the server is set up. Needs Kubeflow "
+        "Pipelines 2.17: an older one would drop all that the pipeline says of its pods, without a word.",
+    )
+    finetune: FinetunePodSpec = FinetunePodSpec()
+
+
 class LoopSpec(_Section):
     """One human-in-the-loop fine-tuning loop."""
 
@@ -150,17 +216,31 @@ class LoopSpec(_Section):
         description="Names the served model, the Label Studio project and the pipeline.",
     )
     task: TaskSpec
-    base_model: str = Field(min_length=1, description="A Hugging Face model directory or Hub name.")
+    base_model: str = Field(min_length=1, description="A Hugging Face model directory (also s3://.../), or Hub name.")
     data: DataSpec
     review: ReviewSpec = ReviewSpec()
     training: TrainingSpec = TrainingSpec()
     retrain: RetrainSpec = RetrainSpec()
     promotion: PromotionSpec = PromotionSpec()
+    registry: Annotated[str, Field(pattern=r"^kubeflow://[^/:]+:\d+$")] | None = Field(
+        None, description="A Kubeflow Model Registry to register versions in too, as kubeflow://HOST:PORT."
+    )
+    cluster: ClusterSpec = ClusterSpec()
     probes: tuple[str, ...] = Field(
         ("This is a probe.",),
         min_length=1,
         description="Texts whose answers are recorded at evaluation and compared after a rollout.",
     )
+
+    @property
+    def cluster_registry_uri(self) -> str:
+        """Where versions are kept on the cluster."""
+        return self.cluster.registry_uri or f"s3://reviewloop/{self.name}"
+
+    @property
+    def cluster_label_studio_url(self) -> str:
+        """Label Studio's address within the cluster; the full name, since runs may execute in another namespace."""
+        return self.cluster.label_studio_url or f"http://label-studio.{self.cluster.namespace}.svc:8080"
 
     @model_validator(mode="after")
     def _promotion_names_a_test_set(self) -> Self:

@@ -134,8 +134,7 @@ def _s3_files(uri: str, problems: Problems) -> Iterator[tuple[str, Path]]:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     store = open_store(f"s3://{bucket}")
     below = f"{key.rstrip('/')}/" if key else ""
-    # An object whose key ends in / stands for a folder.
-    keys = [k for k in store.list(key) if (k == key or k.startswith(below)) and not k.endswith("/")]
+    keys = [k for k in store.list(key) if k == key or k.startswith(below)]
     if key in keys:
         keys = [key]
     for name in _of_known_format([store.uri(k) for k in keys], uri, problems):

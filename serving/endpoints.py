@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady, ServerNotReady
 from kserve.protocol.dataplane import DataPlane
-from prometheus_client import REGISTRY, exposition
+from prometheus_client import REGISTRY, Counter, exposition
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -35,6 +35,8 @@ CLIENT_LEFT = 499
 
 Encode = Callable[[Any, TextRequest, Sequence[dict[str, Any]]], bytes]
 """Of the model, the request and its answers."""
+
+ERRORS = Counter("reviewloop_request_errors", "Prediction requests answered with an error.", ["status"])
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +80,9 @@ class InferenceEndpoints:
         except ClientDisconnect:
             return Response(status_code=CLIENT_LEFT)
         except Exception as error:
-            return error_response(error)
+            response = error_response(error)
+            ERRORS.labels(response.status_code).inc()
+            return response
         return Response(content, media_type="application/json")
 
     async def _ready_model(self, name: str) -> Any:

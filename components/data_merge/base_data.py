@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from reviewloop.errors import DataError
+from reviewloop.errors import DataError, ObjectNotFound
+from reviewloop.object_store import local_copy
 from reviewloop.problems import EMPTY_TEXT, Problems, problem_with_text
 from reviewloop.records import Example, Label
 from reviewloop.task_types import TaskType
@@ -20,18 +21,27 @@ def read_examples(
     """All examples of ``source``, marked as coming from ``name``.
 
     ``source`` is a ``.csv`` or ``.jsonl`` file with ``text_field`` and ``label_field``, a Label Studio export
-    (``.json``; the consensus of each task's annotations), or ``hub:OWNER/DATASET[:SPLIT]``. A label may be given
-    by name or by index into the task's labels. Rows without a text, and what an export holds that says nothing, are
-    left out and added to ``problems``.
+    (``.json``; the consensus of each task's annotations), or ``hub:OWNER/DATASET[:SPLIT]``. A file may also be an
+    object in a bucket (``s3://...``). A label may be given by name or by index into the task's labels. Rows without a
+    text, and what an export holds that says nothing, are left out and added to ``problems``.
 
     Raises:
         DataError: the source is missing, or a row lacks a field or has an unknown label; says which row.
     """
+    try:
+        with local_copy(source) as copy:
+            return _read(source, Path(copy), name, task, problems, text_field, label_field)
+    except ObjectNotFound as error:
+        raise DataError(f"{error} Check data.source and data.test_sets.") from None
+
+
+def _read(
+    source: str, path: Path, name: str, task: TaskType, problems: Problems, text_field: str, label_field: str
+) -> list[Example]:
     reader = None
     if source.startswith(HUB_PREFIX):
         rows = _hub_rows(source.removeprefix(HUB_PREFIX))
     else:
-        path = Path(source)
         reader = _READERS.get(path.suffix)
         if reader is None:
             raise DataError(f"Expected a .csv, .jsonl or .json file or {HUB_PREFIX}NAME, got {source!r}.")

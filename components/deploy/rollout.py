@@ -1,20 +1,12 @@
-"""The deploy step for the local model server: fetch, swap, probe, and roll back if the probe fails."""
+"""The deploy step: check that the version may serve, and roll it out to where the loop runs."""
 
-import shutil
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import httpx
-
+from components.deploy.local_predictor import deploy_to_local_predictor
 from reviewloop.errors import RolloutError
-from reviewloop.registry import Registry
-
-PROBE_TOLERANCE = 0.02
-"""How far a served probability may lie from the one recorded at evaluation: batching and bfloat16 cost less."""
-
-DECIDED = 0.6
+from reviewloop.kubeflow_registry import register_in_kubeflow
+from reviewloop.registry import KubeflowIds, Registry
+from reviewloop.spec import ClusterSpec
 
 
 def deploy_model(
@@ -23,102 +15,47 @@ def deploy_model(
     model_name: str,
     predictor_url: str,
     serving_dir: Path,
-    timeout_s: float = 120.0,
+    cluster: ClusterSpec | None = None,
+    serving_image: str = "",
+    model_registry: str = "",
+    *,
+    by_hand: bool = False,
 ) -> None:
-    """Make the predictor at ``predictor_url`` serve ``version``, then point the ``champion`` alias to it.
+    """Make ``version`` serve, then point the ``champion`` alias to it; if it does badly, what served serves again.
 
-    The predictor reads ``serving_dir / "current"``, a symbolic link that is moved atomically; it loads the new
-    model beside the old one and swaps between two batches, so no request fails. The alias moves last: it names
-    what serves.
+    Args:
+        predictor_url: A local predictor, which reads its model from ``serving_dir``. Empty on a cluster.
+        cluster: Where its InferenceService is, or is to be.
+        serving_image: The image of a new InferenceService; empty for the manifest's.
+        model_registry: The Kubeflow Model Registry, as ``kubeflow://host:port``; empty for none.
+        by_hand: A person chose it, so it need not have been compared with what serves now.
 
     Raises:
         RegistryError: there is no such version.
-        RolloutError: the version did not load, or answered its probes otherwise than at its evaluation. The
-            previous version serves again.
+        RolloutError: it did not come up healthy, or another one came first.
+        ClusterError: the Kubernetes API refused, or did not answer.
     """
     registry = Registry(registry_uri)
-    probes = registry.manifest(version).evaluation["probes"]
-    target = serving_dir / version
-    if not target.exists():
-        # Renamed once it is whole: what an interrupted download left must not be served.
-        arriving = serving_dir / f".{version}"
-        shutil.rmtree(arriving, ignore_errors=True)
-        registry.fetch_model(version, arriving)
-        arriving.rename(target)
-    link = serving_dir / "current"
-    previous = link.resolve() if link.is_symlink() else None
-    _point(link, target)
-    try:
-        _reload(predictor_url, model_name, timeout_s, wait_s=timeout_s)
-        _probe(predictor_url, model_name, version, probes)
-    except (RolloutError, httpx.HTTPError) as error:
-        if previous is None:
-            link.unlink()
-        else:
-            _point(link, previous)
-        if target.resolve() != previous:
-            shutil.rmtree(target)  # The next attempt downloads it anew.
-        if previous is None:
-            raise RolloutError(f"{version} could not be deployed: {error} Nothing served before.") from error
-        _reload(predictor_url, model_name, timeout_s, wait_s=0.0)
-        raise RolloutError(f"{version} could not be deployed: {error} {previous.name} serves again.") from error
-    registry.set_champion(version)
-
-
-def _point(link: Path, target: Path) -> None:
-    temporary = link.with_name(".next")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target.resolve(), target_is_directory=True)
-    temporary.replace(link)
-
-
-def _reload(predictor_url: str, model_name: str, timeout_s: float, *, wait_s: float) -> None:
-    # A predictor that is still starting is waited for; once it answers, loading may take ``timeout_s``.
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            response = httpx.post(f"{predictor_url}/v2/repository/models/{model_name}/load", timeout=timeout_s)
-        except httpx.TransportError as error:
-            if time.monotonic() > deadline:
-                raise RolloutError(
-                    f"The predictor at {predictor_url} does not answer ({type(error).__name__}). Is it running?"
-                ) from error
-            time.sleep(0.5)
-            continue
-        if response.status_code != httpx.codes.OK:
-            raise RolloutError(f"The predictor refused to load it: {response.text[:300]}")
+    if not by_hand:
+        _check_comparison(version, registry)
+    if predictor_url:
+        deploy_to_local_predictor(version, registry, model_name, predictor_url, serving_dir)
         return
+    # Imported here: a local loop needs no Kubernetes client.
+    from components.deploy.inference_service import Rollout
+
+    ids: KubeflowIds | None = None
+    if model_registry:
+        ids = register_in_kubeflow(registry, version, model_name, model_registry)
+    Rollout(registry, model_name, cluster or ClusterSpec(), serving_image, by_hand=by_hand).run(version, ids)
 
 
-def _probe(predictor_url: str, model_name: str, version: str, probes: Sequence[dict[str, Any]]) -> None:
-    response = httpx.post(
-        f"{predictor_url}/v1/models/{model_name}:predict",
-        json={"instances": [probe["text"] for probe in probes]},
-        timeout=30.0,
-    )
-    if response.status_code != httpx.codes.OK:
-        raise RolloutError(f"Its probes were answered with {response.status_code}: {response.text[:300]}")
-    for probe, answer in zip(probes, response.json()["predictions"], strict=True):
-        if answer["model_version"] != version:
-            raise RolloutError(f"The predictor serves {answer['model_version']}, not {version}.")
-        if differs := _difference(probe["challenger"], answer):
-            raise RolloutError(f"A probe was answered otherwise than at its evaluation: {differs}.")
-
-
-def _difference(recorded: dict[str, Any], served: dict[str, Any]) -> str | None:
-    """How two answers to a probe differ by more than rounding; None if they agree."""
-    if "probabilities" in recorded:
-        pairs = [(p, served["probabilities"][label]) for label, p in recorded["probabilities"].items()]
-    else:
-        pairs = [(recorded["score"], served["score"])]
-        # An answer less sure than that may be decided either way by a rounding error.
-        if recorded["score"] > DECIDED and _places(recorded) != _places(served):
-            return "other entities were found"
-    worst = max(abs(old - new) for old, new in pairs)
-    if worst > PROBE_TOLERANCE:
-        return f"a probability differs by {worst:.3f}, and {PROBE_TOLERANCE} is allowed"
-    return None
-
-
-def _places(answer: dict[str, Any]) -> list[tuple[int, int, str]]:
-    return [(entity["start"], entity["end"], entity["label"]) for entity in answer["entities"]]
+def _check_comparison(version: str, registry: Registry) -> None:
+    """Raises RolloutError if another version serves by now than the one that ``version`` was compared with."""
+    parent, champion = registry.manifest(version).lineage.parent, registry.champion()
+    if champion not in (parent, version):
+        raise RolloutError(
+            f"{version} was compared with {parent or 'nothing, as the first version'}, but {champion} serves by now: "
+            f"another run came first. The next run compares with {champion}; to deploy {version} all the same, "
+            f"`reviewloop models promote {version}`."
+        )

@@ -23,11 +23,13 @@ def finetune(
     """Fine-tune the base model on the training split; calibrate on the validation split."""
     from pathlib import Path
 
+    from components.finetune.parallel import run_on_every_gpu
     from components.finetune.train import finetune_model
     from reviewloop.spec import ReviewSpec, TrainingSpec
     from reviewloop.task_types import TASK_TYPES
 
-    results = finetune_model(
+    results = run_on_every_gpu(
+        finetune_model,
         dataset=Path(dataset.path),
         base_model=base_model,
         task=TASK_TYPES[task_type](tuple(labels)),

@@ -29,6 +29,7 @@ from components.finetune.calibration import (
     fit_temperature,
     fit_threshold,
 )
+from components.finetune.parallel import process_count
 from reviewloop.dataset import read_split
 from reviewloop.errors import DataError, ModelLoadError, SpecError
 from reviewloop.inference import (
@@ -39,6 +40,7 @@ from reviewloop.inference import (
     inference_device,
     supports_bf16,
 )
+from reviewloop.object_store import local_copy
 from reviewloop.records import Example
 from reviewloop.spec import ReviewSpec, TrainingSpec
 from reviewloop.task_types import TaskType
@@ -59,7 +61,8 @@ def finetune_model(
     """Train on the dataset's training split, calibrate on its validation split, write the model to ``output``.
 
     Returns the scalar metrics of the training. Uses CUDA where there is one, and bfloat16 autocast where the
-    processor has it.
+    processor has it. In one of several processes that train together (:mod:`components.finetune.parallel`), all but
+    the first return nothing, and write nothing.
 
     Raises:
         ModelLoadError: the base model cannot be loaded.
@@ -73,9 +76,11 @@ def finetune_model(
     transformers_logging.set_verbosity_error()  # It reports the new, untrained head as if it were a mistake.
     tokenizer, model = _load(base_model, task, training.max_length, training.seed)
     device = inference_device()
+    processes = process_count()
+    places = device.type if processes == 1 else f"{processes} x {device.type}"
     report_progress(
         f"Fine-tuning on {len(train)} examples for {training.epochs:g} epochs "
-        f"({device.type}, {'bf16' if supports_bf16(device) else 'fp32'})"
+        f"({places}, {'bf16' if supports_bf16(device) else 'fp32'})"
     )
     started = time.monotonic()
     trainer = Trainer(
@@ -84,7 +89,8 @@ def finetune_model(
             output_dir=str(output / "trainer"),
             num_train_epochs=training.epochs,
             learning_rate=training.learning_rate,
-            per_device_train_batch_size=training.batch_size,
+            # A training step is one of all processes together: more of them learn the same, only sooner.
+            per_device_train_batch_size=max(1, training.batch_size // processes),
             seed=training.seed,
             warmup_steps=0.06,
             weight_decay=0.01,
@@ -105,6 +111,8 @@ def finetune_model(
     )
     trainer.remove_callback(PrinterCallback)
     result = trainer.train()
+    if not trainer.is_world_process_zero():
+        return {}
     shutil.rmtree(output / "trainer")  # Empty, since nothing is saved on the way.
     train_seconds = time.monotonic() - started
 
@@ -163,23 +171,25 @@ def _calibrate(
 
 def _load(base_model: str, task: TaskType, max_length: int, seed: int) -> tuple[Any, Any]:
     torch.manual_seed(seed)  # The new head's weights are drawn here.
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base_model)
-        model = getattr(transformers, task.auto_model).from_pretrained(
-            base_model,
-            num_labels=len(task.outputs),
-            id2label=dict(enumerate(task.outputs)),
-            label2id={name: index for index, name in enumerate(task.outputs)},
-            problem_type=task.problem_type,
-            ignore_mismatched_sizes=True,
-        )
-    except LOAD_ERRORS as error:
-        raise ModelLoadError(
-            f"The base model {base_model!r} cannot be loaded: {str(error).splitlines()[0]} Point base_model to a "
-            "directory with config.json, the weights and the tokenizer, or to a name on a Hub you can reach."
-        ) from error
+    with local_copy(base_model) as directory:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(directory)
+            model = getattr(transformers, task.auto_model).from_pretrained(
+                directory,
+                num_labels=len(task.outputs),
+                id2label=dict(enumerate(task.outputs)),
+                label2id={name: index for index, name in enumerate(task.outputs)},
+                problem_type=task.problem_type,
+                ignore_mismatched_sizes=True,
+            )
+        except LOAD_ERRORS as error:
+            raise ModelLoadError(
+                f"The base model {base_model!r} cannot be loaded: {str(error).splitlines()[0]} Point base_model to a "
+                "directory with config.json, the weights and the tokenizer, or to a name on a Hub you can reach."
+            ) from error
+        base_outputs = AutoConfig.from_pretrained(directory).id2label
     check_vocabulary(tokenizer, base_model)
-    _order_head(model, AutoConfig.from_pretrained(base_model).id2label, task.outputs)
+    _order_head(model, base_outputs, task.outputs)
     longest = min(tokenizer.model_max_length, _positions(model, max_length))
     if max_length > longest:
         raise SpecError(f"training.max_length: expected at most {longest}, what {base_model} reads, got {max_length}.")

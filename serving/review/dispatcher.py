@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Protocol
@@ -19,8 +19,8 @@ from typing import Protocol
 from reviewloop.errors import LabelStudioError, LabelStudioUnavailable, ReviewLoopError
 from reviewloop.records import ReviewItem
 from serving.lifecycle import exit_quietly_on_signals
-from serving.review.outbox import Outbox, OutboxError
-from serving.review.single_writer import single_writer
+from serving.review.outbox import Outbox, OutboxError, WriterLockLost
+from serving.review.single_writer import run_alone
 
 FIRST_BACKOFF_S = 0.25
 
@@ -51,11 +51,18 @@ class DispatchSettings:
 
 
 class Dispatcher:
-    """Delivers rows until it is told to stop. There must be only one an outbox: see :func:`single_writer`."""
+    """Delivers rows until it is told to stop. There must be only one an outbox: see :func:`run_alone`."""
 
     def __init__(
-        self, outbox: Outbox, tasks: ReviewTasks, settings: DispatchSettings, stopping: threading.Event
+        self,
+        outbox: Outbox,
+        tasks: ReviewTasks,
+        settings: DispatchSettings,
+        stopping: threading.Event,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
+        """``prepare`` is called before the first delivery, and again while Label Studio does not answer it."""
+        self._prepare = prepare
         self._outbox = outbox
         self._tasks = tasks
         self._settings = settings
@@ -65,10 +72,19 @@ class Dispatcher:
         self._failures = 0
 
     def run(self, once: bool = False) -> None:
-        """Deliver until ``stopping`` is set or, with ``once``, until the outbox is empty."""
+        """Deliver until ``stopping`` is set or, with ``once``, until the outbox is empty.
+
+        Raises:
+            WriterLockLost: another dispatcher may deliver by now.
+        """
         while not self._stopping.is_set():
             try:
+                if self._prepare:
+                    self._prepare()
+                    self._prepare = None
                 delivered = self._step()
+            except WriterLockLost:
+                raise
             except (LabelStudioError, OutboxError) as error:
                 self._back_off(error)
                 continue
@@ -116,6 +132,7 @@ class Dispatcher:
         middle = (len(rest) + 1) // 2
         for half in (rest[:middle], rest[middle:]):
             if half:
+                self._outbox.confirm_session()
                 self._import(half)
 
     def _deliver_found(self, keys: Sequence[str]) -> list[str]:
@@ -140,7 +157,8 @@ class Dispatcher:
 def main() -> int:
     """Run a dispatcher until it is told to stop; the exit status."""
     exit_quietly_on_signals()
-    from reviewloop.task_types import TASK_TYPES, task_type
+    from reviewloop.task_types import task_type
+    from serving.review.arguments import OUTBOX_URL_VARIABLE, add_review_arguments, read_loop
 
     defaults = DispatchSettings()
     parser = argparse.ArgumentParser(
@@ -149,15 +167,9 @@ def main() -> int:
         epilog="The Label Studio API key is read from LABEL_STUDIO_API_KEY.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--outbox_url", required=True, help="SQLAlchemy URL of the outbox.")
-    parser.add_argument("--label_studio_url", required=True, help="Where Label Studio answers.")
-    parser.add_argument("--project", required=True, help="Title of the Label Studio project.")
-    parser.add_argument(
-        "--task_type",
-        choices=TASK_TYPES,
-        default="text-classification",
-        help="What the project's tasks ask.",
-    )
+    add_review_arguments(parser)
+    parser.add_argument("--label_studio_url", help="Where Label Studio answers. Left out, as the loop says.")
+    parser.add_argument("--project", help="Title of the Label Studio project. Left out, the loop's name.")
     parser.add_argument("--batch_size", type=int, default=defaults.batch_size, help="Items an import.")
     parser.add_argument(
         "--settle_s",
@@ -168,29 +180,45 @@ def main() -> int:
     parser.add_argument("--max_backoff_s", type=float, default=defaults.max_backoff_s, help="Between attempts.")
     parser.add_argument("--once", action="store_true", help="End when the outbox is empty.")
     args = parser.parse_args()
+    spec = read_loop(parser, args)
+    title = args.project or (spec.name if spec else None)
+    label_studio_url = args.label_studio_url or (spec.cluster_label_studio_url if spec else None)
+    if not title or not label_studio_url:
+        parser.error("--loop is required, or both --project and --label_studio_url.")
+    if not args.outbox_url:
+        parser.error(f"--outbox_url, or {OUTBOX_URL_VARIABLE}, is required.")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("serving").setLevel(logging.INFO)
 
-    from reviewloop.label_studio import ReviewProject, api_key_from_environment
+    from reviewloop.label_studio import LabelStudioServer, ReviewProject, api_key_from_environment
 
     try:
         outbox = Outbox(args.outbox_url)
-        task = task_type(args.task_type, labels=())
-        project = ReviewProject(args.label_studio_url, api_key_from_environment(), args.project, task)
+        task = task_type(args.task_type, labels=spec.task.labels if spec else ())
+        api_key = api_key_from_environment()
+        project = ReviewProject(label_studio_url, api_key, title, task)
     except ReviewLoopError as error:
         parser.error(str(error))
     settings = DispatchSettings(batch_size=args.batch_size, settle_s=args.settle_s, max_backoff_s=args.max_backoff_s)
     stopping = threading.Event()
+
+    def make_project() -> None:
+        if spec and not args.project:
+            LabelStudioServer(label_studio_url, api_key).ensure_project(
+                title, task, spec.task.instructions, spec.review.annotations_per_task
+            )
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopping.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    with single_writer(outbox.engine, stopping) as held:
-        if held:
-            logger.info("Delivering to project %r at %s.", args.project, args.label_studio_url)
-            Dispatcher(outbox, project, settings, stopping).run(args.once)
+
+    def deliver() -> None:
+        logger.info("Delivering to project %r at %s.", title, label_studio_url)
+        Dispatcher(outbox, project, settings, stopping, make_project).run(args.once)
+
+    run_alone(outbox, stopping, deliver)
     outbox.close()
     return 0
 

@@ -6,7 +6,7 @@ or of unknown outcome, then ``delivered`` with the id of its task, or ``refused`
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -32,6 +32,10 @@ from serving.review.outbox_table import (
 
 class OutboxError(ReviewLoopError):
     """The outbox cannot be read or written; the message says why, and holds no text."""
+
+
+class WriterLockLost(OutboxError):
+    """The session that held the writer lock has ended: another dispatcher may deliver by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,14 @@ class Outbox:
             self._engine = connect(url)
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             raise OutboxError(f"The outbox URL is not usable: {error}") from None
+        except ValueError:
+            # Its message would quote a part of the password.
+            raise OutboxError(
+                "The outbox URL is not usable: its port is not a number. Percent-encode the password in it, or leave "
+                "the password out and set PGPASSWORD."
+            ) from None
         self._table_exists = False
+        self._session: Connection | None = None
         self._writer = InsertConnection(self._engine)
 
     @property
@@ -72,7 +83,7 @@ class Outbox:
         return self._engine
 
     def add(self, items: Sequence[ReviewItem]) -> None:
-        """Commit ``items`` as pending. One whose key is there already, in whatever state, is left as it is.
+        """Commit ``items`` together as pending. One whose key is there already, in whatever state, is left as it is.
 
         Raises:
             OutboxError: nothing was committed.
@@ -80,34 +91,39 @@ class Outbox:
         if not self._table_exists:
             with self._transaction("written"):
                 pass
-        with self._errors("written"):
+        with self.errors("written"):
             self._writer.insert(items)
 
     def claim(self, limit: int) -> list[ReviewItem]:
-        """Mark up to ``limit`` pending rows as sending, oldest first, and return them."""
+        """Mark up to ``limit`` pending rows as sending, the oldest commits first, and return them."""
         oldest = (
-            select(review_items.c.id).where(review_items.c.state == PENDING).order_by(review_items.c.id).limit(limit)
+            select(review_items.c.id)
+            .where(review_items.c.state == PENDING)
+            .order_by(review_items.c.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+            .cte()
         )
         statement = (
             update(review_items)
-            .where(review_items.c.id.in_(oldest))
+            .where(review_items.c.id.in_(select(oldest.c.id)))
             .values(state=SENDING, claimed_at=time.time(), attempts=review_items.c.attempts + 1)
             .returning(review_items.c.id, *ITEM_COLUMNS)
         )
-        with self._transaction("written") as connection:
+        with self._transaction("written", self._session) as connection:
             rows = sorted(connection.execute(statement).all(), key=lambda row: row.id)
         return [_item(row) for row in rows]
 
     def in_flight(self) -> list[str]:
         """The keys of the rows in ``sending``, oldest first."""
         statement = select(review_items.c.key).where(review_items.c.state == SENDING).order_by(review_items.c.id)
-        with self._transaction("read") as connection:
+        with self._transaction("read", self._session) as connection:
             return list(connection.execute(statement).scalars())
 
     def deliver(self, task_ids: Mapping[str, int]) -> None:
         """Mark the rows of these keys as delivered, each with its Label Studio task id."""
         statement = update(review_items).values(state=DELIVERED, refusal=None)
-        with self._transaction("written") as connection:
+        with self._transaction("written", self._session) as connection:
             for key, task_id in task_ids.items():
                 connection.execute(statement.where(review_items.c.key == key).values(task_id=task_id))
 
@@ -133,33 +149,68 @@ class Outbox:
             oldest_age_s=oldest,
         )
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._writer.close()
-        self._engine.dispose()
-
-    def _set_state(self, keys: list[str], **values: Any) -> None:
-        with self._transaction("written") as connection:
-            connection.execute(update(review_items).where(review_items.c.key.in_(keys)).values(**values))
-
     @contextmanager
-    def _transaction(self, action: str) -> Iterator[Connection]:
-        with self._errors(action):
-            with self._engine.begin() as connection:
-                if not self._table_exists:
-                    create_table(connection)
+    def session(self) -> Iterator[Connection]:
+        """A connection that ends with the ``with``; until then a dispatcher's methods use it and no other.
+
+        A lock held by its session then guards all that they write.
+
+        Raises:
+            WriterLockLost: by those methods: the session has ended.
+        """
+        with self.errors("reached"):
+            connection = self._engine.connect()
+        with connection:
+            # Not back into the pool in the end, where the session, and with it the lock, would live on.
+            connection.detach()
+            self._session = connection
+            try:
                 yield connection
-            self._table_exists = True
+            finally:
+                self._session = None
+
+    def confirm_session(self) -> None:
+        """Make sure that the session of :meth:`session`, if there is one, has not ended.
+
+        Raises:
+            WriterLockLost: it has.
+        """
+        if self._session is not None:
+            with self._transaction("read", self._session) as connection:
+                connection.execute(select(1))
 
     @contextmanager
-    def _errors(self, action: str) -> Iterator[None]:
+    def errors(self, action: str, session: Connection | None = None) -> Iterator[None]:
+        """Raise the database's errors as OutboxError, and as WriterLockLost when ``session`` ended with them."""
+        if session is not None and session.invalidated:
+            # Used again it would connect anew.
+            raise WriterLockLost("The session of the writer lock has ended.")
         try:
             yield
         except (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error) as error:
             # The first line names the problem; what follows may quote a row.
             original = error.orig if isinstance(error, DBAPIError) else error
             reason = str(original).partition("\n")[0] or type(original).__name__
-            raise OutboxError(f"The review outbox cannot be {action} ({reason}).") from None
+            kind = WriterLockLost if session is not None and session.invalidated else OutboxError
+            raise kind(f"The review outbox cannot be {action} ({reason}).") from None
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._writer.close()
+        self._engine.dispose()
+
+    def _set_state(self, keys: list[str], **values: Any) -> None:
+        with self._transaction("written", self._session) as connection:
+            connection.execute(update(review_items).where(review_items.c.key.in_(keys)).values(**values))
+
+    @contextmanager
+    def _transaction(self, action: str, session: Connection | None = None) -> Iterator[Connection]:
+        with self.errors(action, session):
+            with nullcontext(session) if session else self._engine.connect() as connection, connection.begin():
+                if not self._table_exists:
+                    create_table(connection)
+                yield connection
+            self._table_exists = True
 
 
 def _oldest_undelivered(connection: Connection) -> float:

@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import func, select
+
+from serving.review.outbox import Outbox, OutboxError
 
 RETRY_S = 0.5
 ADVISORY_LOCK = 0x7265766C6F6F70
@@ -15,13 +17,38 @@ ADVISORY_LOCK = 0x7265766C6F6F70
 logger = logging.getLogger(__name__)
 
 
+def run_alone(outbox: Outbox, stopping: threading.Event, deliver: Callable[[], None]) -> None:
+    """Call ``deliver`` as the outbox's only dispatcher, once that is so, and anew after each time that it ceased to be.
+
+    Returns when ``deliver`` does, or when ``stopping`` is set.
+    """
+    failing = False
+    while not stopping.is_set():
+        try:
+            with single_writer(outbox, stopping) as held:
+                failing = False
+                if held:
+                    deliver()
+            return
+        except OutboxError as error:
+            if not failing:
+                logger.warning("%s Items wait in the outbox until this dispatcher has its turn again.", error)
+            failing = True
+            stopping.wait(RETRY_S)
+
+
 @contextmanager
-def single_writer(engine: Engine, stopping: threading.Event) -> Iterator[bool]:
+def single_writer(outbox: Outbox, stopping: threading.Event) -> Iterator[bool]:
     """Hold the outbox's writer lock, waiting for it if need be; False if ``stopping`` was set before that.
 
-    SQLite: a lock on the file ``<database>.lock``. PostgreSQL: an advisory lock of one session.
+    SQLite: a lock on the file ``<database>.lock``. PostgreSQL: an advisory lock of the session over which the
+    dispatcher then writes, so that one whose session is lost cannot write beside the next. A pooler in between, such
+    as PgBouncer, must leave each client its session.
+
+    Raises:
+        OutboxError: the database cannot be reached.
     """
-    with _lock(engine) as acquire:
+    with _lock(outbox) as acquire:
         waits = False
         while not (held := acquire()) and not stopping.is_set():
             if not waits:
@@ -31,13 +58,13 @@ def single_writer(engine: Engine, stopping: threading.Event) -> Iterator[bool]:
         yield held
 
 
-def _lock(engine: Engine) -> AbstractContextManager[Callable[[], bool]]:
-    return _file_lock(engine) if engine.dialect.name == "sqlite" else _advisory_lock(engine)
+def _lock(outbox: Outbox) -> AbstractContextManager[Callable[[], bool]]:
+    return _file_lock(outbox) if outbox.engine.dialect.name == "sqlite" else _advisory_lock(outbox)
 
 
 @contextmanager
-def _file_lock(engine: Engine) -> Iterator[Callable[[], bool]]:
-    with open(f"{engine.url.database}.lock", "ab") as file:  # noqa: PTH123
+def _file_lock(outbox: Outbox) -> Iterator[Callable[[], bool]]:
+    with open(f"{outbox.engine.url.database}.lock", "ab") as file:  # noqa: PTH123
 
         def acquire() -> bool:
             try:
@@ -50,8 +77,11 @@ def _file_lock(engine: Engine) -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _advisory_lock(engine: Engine) -> Iterator[Callable[[], bool]]:
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        # Not back into the pool in the end, where the session, and with it the lock, would live on.
-        connection.detach()
-        yield lambda: bool(connection.execute(select(func.pg_try_advisory_lock(ADVISORY_LOCK))).scalar())
+def _advisory_lock(outbox: Outbox) -> Iterator[Callable[[], bool]]:
+    with outbox.session() as connection:
+
+        def acquire() -> bool:
+            with outbox.errors("locked", connection), connection.begin():
+                return bool(connection.execute(select(func.pg_try_advisory_lock(ADVISORY_LOCK))).scalar())
+
+        yield acquire

@@ -12,28 +12,24 @@ def main() -> int:
     exit_quietly_on_signals()
     from kserve.predictor_config import PredictorConfig
 
-    from reviewloop.task_types import TASK_TYPES, task_type
+    from reviewloop.spec import ReviewSpec
+    from reviewloop.task_types import task_type
+    from serving.review.arguments import OUTBOX_URL_VARIABLE, add_review_arguments, read_loop
     from serving.review.outbox import Outbox, OutboxError
     from serving.server import TextServer, argument_parser
     from serving.transformer.model import ReviewSettings, ReviewTransformer
 
     parser = argument_parser("python -m serving.transformer", "Route uncertain predictions to review.")
     parser.set_defaults(predictor_request_timeout_seconds=PREDICTOR_TIMEOUT_S)
-    parser.add_argument(
-        "--task_type",
-        choices=TASK_TYPES,
-        default="text-classification",
-        help="What the predictor's model answers.",
-    )
+    add_review_arguments(parser)
     parser.add_argument("--review", choices=("on", "off"), default="on", help="Whether anything is routed.")
-    parser.add_argument("--outbox_url", help="SQLAlchemy URL of the outbox, such as sqlite:////data/outbox.db.")
     parser.add_argument(
-        "--audit_rate",
-        type=float,
-        default=0.03,
-        help="Share of the confident predictions reviewed too, 0 to 1.",
+        "--audit_rate", type=float, help="Share of the confident predictions reviewed too, 0 to 1. Left out, 0.03."
     )
     args = parser.parse_args()
+    spec = read_loop(parser, args)
+    if args.audit_rate is None:
+        args.audit_rate = (spec.review if spec else ReviewSpec()).audit_rate
     if not args.predictor_host:
         parser.error("--predictor_host is required: the predictor's host and port.")
     if not 0.0 <= args.audit_rate <= 1.0:
@@ -41,7 +37,7 @@ def main() -> int:
     review = None
     if args.review == "on":
         if not args.outbox_url:
-            parser.error("--outbox_url is required unless --review is off.")
+            parser.error(f"--outbox_url, or {OUTBOX_URL_VARIABLE}, is required unless --review is off.")
         try:
             Outbox(args.outbox_url)
         except OutboxError as error:

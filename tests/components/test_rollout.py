@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 
-from components.deploy.rollout import _difference, deploy_model
+from components.deploy.local_predictor import deploy_to_local_predictor
+from components.deploy.probes import _difference
+from components.deploy.rollout import deploy_model
 from components.evaluate.evaluation import EvaluationResult
+from local import models_commands
+from local.console import Console
+from local.platform import PlatformState
 from reviewloop.errors import RegistryError, RolloutError
 from reviewloop.registry import Registry
 from reviewloop.task_types import TaskType
@@ -49,7 +54,7 @@ class Rollout:
 
     def deploy(self, version: str, url: str | None = None, timeout_s: float = 60.0) -> None:
         """Deploy ``version``."""
-        deploy_model(version, self.registry_uri, MODEL, url or self._server.url, self.serving_dir, timeout_s)
+        deploy_to_local_predictor(version, self.registry, MODEL, url or self._server.url, self.serving_dir, timeout_s)
 
     def answer(self, text: str = PROBES[0]) -> dict[str, Any]:
         """What the predictor answers to ``text``, or to the first probe."""
@@ -227,3 +232,47 @@ def test_a_predictor_that_is_down_is_a_sentence_within_the_timeout(
 def test_a_version_that_was_never_registered_is_a_sentence(rollout: Rollout) -> None:
     with pytest.raises(RegistryError, match=r"There is no version v0007 in .*; known: none yet\."):
         rollout.deploy("v0007")
+
+
+def test_a_version_that_was_compared_with_another_than_serves_is_not_deployed_unless_chosen_by_hand(
+    rollout: Rollout, server: Server, toy_model: Path
+) -> None:
+    # Two runs train at once: both compare with nothing, as there is nothing yet.
+    first, second = rollout.register(toy_model), rollout.register(toy_model)
+    about = (rollout.registry_uri, MODEL, server.url, rollout.serving_dir)
+    deploy_model(first, *about)
+    with pytest.raises(
+        RolloutError, match=r"^v0002 was compared with nothing, as the first version, but v0001 serves by now: .*\.$"
+    ):
+        deploy_model(second, *about)
+    assert rollout.answer()["model_version"] == rollout.registry.champion() == "v0001"
+    deploy_model(first, *about)  # A step that is retried finds its own version.
+    deploy_model(second, *about, by_hand=True)
+    assert rollout.answer()["model_version"] == rollout.registry.champion() == "v0002"
+
+
+def test_a_person_promotes_and_rolls_back_on_this_machine(
+    rollout: Rollout,
+    server: Server,
+    toy_model: Path,
+    untaught_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    PlatformState({"predictor": server.port}, []).save(tmp_path / "platform.json")
+    first, second = rollout.register(untaught_model), rollout.register(toy_model)
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(models_commands, "console", Console())
+        models_commands.models_app([*arguments, "--state", str(tmp_path)], standalone_mode=False)
+        return capsys.readouterr().out
+
+    assert run("promote", first).endswith("v0001 serves.\n")
+    assert run("promote", second).endswith("v0002 serves; before, v0001 did.\n")
+    assert rollout.answer()["model_version"] == second
+    assert run("list").splitlines()[-1].split()[-1] == "serves"
+    assert run("rollback").endswith("v0001 serves; before, v0002 did.\n")
+    assert rollout.answer()["model_version"] == rollout.registry.champion() == first
+    with pytest.raises(RegistryError, match=r"There is no version v0009"):
+        run("promote", "v0009")

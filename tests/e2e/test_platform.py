@@ -179,7 +179,8 @@ def test_commands_before_up_say_what_to_do(checkout: Path, environment: dict[str
 
 
 def test_every_spec_example_is_valid(checkout: Path) -> None:
-    specs = [load_spec(path) for path in (checkout / "examples").glob("*.yaml")]
+    files = [path for path in (checkout / "examples").glob("*.yaml") if path.stem != "kustomization"]
+    specs = [load_spec(path) for path in files]
     assert all(isinstance(spec, LoopSpec) for spec in specs)
     assert len(specs) >= 2
 

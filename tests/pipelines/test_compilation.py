@@ -8,9 +8,12 @@ import yaml
 from pydantic import BaseModel
 
 from pipelines.compilation import compile_training_pipeline
-from reviewloop.spec import LoopSpec, load_spec, parse_spec
+from pipelines.images import Images
+from reviewloop.errors import SpecError
+from reviewloop.spec import FinetunePodSpec, LoopSpec, load_spec, parse_spec
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "sentiment.yaml"
+IMAGES = Images("registry.example.com/components@sha256:c", "registry.example.com/serving@sha256:5")
 STEPS = {"data-merge", "finetune", "evaluate", "register", "deploy"}
 
 BEFORE: dict[str, Any] = {
@@ -26,9 +29,10 @@ class Compiled:
 
     def __init__(self, spec: LoopSpec, directory: Path) -> None:
         path = directory / "pipeline.yaml"
-        compile_training_pipeline(spec, path)
+        compile_training_pipeline(spec, path, IMAGES)
         self.text = path.read_text(encoding="utf-8")
-        self.ir = next(yaml.safe_load_all(self.text))
+        self.ir, platform = yaml.safe_load_all(self.text)
+        self.kubernetes = platform["platforms"]["kubernetes"]
 
     @property
     def parameters(self) -> dict[str, dict[str, Any]]:
@@ -96,9 +100,10 @@ def test_every_parameter_is_described(example: Compiled) -> None:
     assert {name for name, parameter in example.parameters.items() if not parameter.get("description")} == set()
 
 
-def test_only_the_registry_must_be_given(example: Compiled) -> None:
-    required = {n for n, p in example.parameters.items() if "defaultValue" not in p and not p.get("isOptional")}
-    assert required == {"registry_uri"}
+def test_nothing_must_be_given(example: Compiled) -> None:
+    assert [n for n, p in example.parameters.items() if "defaultValue" not in p and not p.get("isOptional")] == []
+    assert example.defaults["registry_uri"] == "s3://reviewloop/sentiment"
+    assert example.defaults["label_studio_url"] == "http://label-studio.reviewloop.svc:8080"
 
 
 def test_the_defaults_are_those_of_the_loop(example: Compiled) -> None:
@@ -131,12 +136,62 @@ def test_every_parameter_reaches_the_inputs_of_its_name_and_no_other(example: Co
     assert {(parameter, name) for parameter, name in fed if parameter != name} == {("register-Output", "version")}
 
 
-def test_only_finetuning_is_cached_and_retried(example: Compiled) -> None:
+def test_only_finetuning_is_cached_and_every_step_is_retried(example: Compiled) -> None:
     cached = {step for step, task in example.tasks.items() if task["cachingOptions"].get("enableCache")}
     assert cached == {"finetune"}
-    retried = {step: task["retryPolicy"] for step, task in example.tasks.items() if "retryPolicy" in task}
-    assert set(retried) == {"finetune"}
-    assert retried["finetune"]["maxRetryCount"] == 2
+    retries = {step: task["retryPolicy"] for step, task in example.tasks.items()}
+    assert {step: retry["maxRetryCount"] for step, retry in retries.items()} == dict.fromkeys(STEPS, 2)
+    assert retries["finetune"]["backoffDuration"] == "60s"
+    assert retries["finetune"]["backoffFactor"] == 2.0
+
+
+def test_every_step_runs_in_the_image_of_the_components(example: Compiled) -> None:
+    containers = [executor["container"] for executor in example.ir["deploymentSpec"]["executors"].values()]
+    assert {container["image"] for container in containers} == {IMAGES.components}
+    assert example.constants["deploy.serving_image"] == IMAGES.serving
+
+
+def test_fine_tuning_gets_the_pod_that_the_loop_asks_for(tmp_path: Path) -> None:
+    pod = {
+        "gpus": 2,
+        "gpu_type": "amd.com/gpu",
+        "cpu": "6",
+        "memory": "40Gi",
+        "shared_memory": "3Gi",
+        "node_selector": {"gpu": "large"},
+        "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "timeout_s": 777,
+        "retries": 4,
+        "retry_wait_s": 9,
+    }
+    compiled = Compiled(parse_spec(BEFORE | {"cluster": {"ttl_s": 1234, "finetune": pod}}), tmp_path)
+    resources = compiled.ir["deploymentSpec"]["executors"]["exec-finetune"]["container"]["resources"]
+    assert (resources["accelerator"]["resourceType"], resources["accelerator"]["resourceCount"]) == ("amd.com/gpu", "2")
+    assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == ("6", "40Gi")
+    settings = compiled.kubernetes["deploymentSpec"]["executors"]["exec-finetune"]
+    assert settings["nodeSelector"] == {"labels": {"gpu": "large"}}
+    assert settings["tolerations"] == pod["tolerations"]
+    assert settings["activeDeadlineSeconds"] == "777"
+    (shared,) = settings["emptyDirMounts"]
+    assert (shared["mountPath"], shared["medium"], shared["sizeLimit"]) == ("/dev/shm", "Memory", "3Gi")
+    assert compiled.tasks["finetune"]["retryPolicy"]["maxRetryCount"] == 4
+    assert compiled.tasks["finetune"]["retryPolicy"]["backoffDuration"] == "9s"
+    assert compiled.kubernetes["pipelineConfig"]["resourceTtlOnCompletion"] == 1234
+
+
+def test_without_a_ttl_older_servers_understand_the_pods_settings(example: Compiled) -> None:
+    # One before 2.17 does not know the field, and then ignores the whole document.
+    assert set(example.kubernetes) == {"deploymentSpec"}
+
+
+def test_each_step_gets_the_secrets_that_it_needs(tmp_path: Path) -> None:
+    compiled = Compiled(parse_spec(BEFORE | {"cluster": {"secret": "of-the-team"}}), tmp_path)
+    store = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"}
+    for step in STEPS:
+        (secret,) = compiled.kubernetes["deploymentSpec"]["executors"][f"exec-{step}"]["secretAsEnv"]
+        assert secret["secretName"] == "of-the-team"
+        names = {entry["envVar"] for entry in secret["keyToEnv"]}
+        assert names == store | ({"LABEL_STUDIO_API_KEY"} if step == "data-merge" else set())
 
 
 def test_no_secret_is_compiled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,8 +199,12 @@ def test_no_secret_is_compiled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret-8532")
     compiled = Compiled(load_spec(EXAMPLE), tmp_path)
     assert "very-secret" not in compiled.text
-    assert "LABEL_STUDIO_API_KEY" not in compiled.text
     assert not [name for name in compiled.parameters if "key" in name or "token" in name or "secret" in name]
+
+
+def test_what_a_cluster_would_refuse_is_refused_here(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="probes: expected at most 10,000 characters"):
+        Compiled(parse_spec(BEFORE | {"probes": ["x" * 10_000]}), tmp_path)
 
 
 def test_what_the_dashboard_draws_is_declared(example: Compiled) -> None:
@@ -190,16 +249,33 @@ ANOTHER_VALUE: dict[str, Any] = {
     "promotion.max_drop": 0.02,
     "promotion.max_class_drop": 0.2,
     "probes": ["Another probe."],
+    "registry": "kubeflow://model-registry:8080",
+    "cluster.namespace": "team",
+    "cluster.pipeline_namespace": "team",
+    "cluster.registry_uri": "s3://team/models",
+    "cluster.label_studio_url": "https://labels.example.com",
+    "cluster.deployment_mode": "Knative",
+    "cluster.rollout_timeout_s": 60,
 }
 """Another value than in BEFORE for each field that training depends on."""
 
-ELSEWHERE = {"task.instructions"}
-"""These go to the reviewers (tests/reviewloop/test_task_type_contract.py)."""
+ELSEWHERE = {
+    # To the reviewers (tests/reviewloop/test_task_type_contract.py), the retrain trigger and a run's request.
+    "task.instructions",
+    "retrain.poll_s",
+    "retrain.quiet_s",
+    "cluster.service_account",
+    # To the pods, in the tests above.
+    "cluster.secret",
+    "cluster.ttl_s",
+    *(f"cluster.finetune.{name}" for name in FinetunePodSpec.model_fields),
+}
 
 CONSTANTS = {
-    "name": {"data-merge.label_studio_project", "evaluate.loop_name", "deploy.model_name"},
+    "name": {"data-merge.label_studio_project", "evaluate.loop_name", "register.loop_name", "deploy.model_name"},
     "task.type": {"data-merge.task_type", "finetune.task_type", "evaluate.task_type"},
     "data.name": {"evaluate.base_test_set"},
+    "registry": {"register.model_registry", "deploy.model_registry"},
 }
 """Where a field is fixed at compilation besides, or instead of, being a parameter's default."""
 
@@ -219,10 +295,16 @@ def test_a_setting_reaches_the_parameter_it_names_and_no_other(field: str, befor
     place[last] = ANOTHER_VALUE[field]
     after = Compiled(parse_spec(document), tmp_path)
     section = field.split(".")[0]
-    if field in ("name", "task.type"):
-        assert changed(before.defaults, after.defaults) == set()
+    changed_constants = CONSTANTS.get(field, set())
+    if field in ("name", "task.type", "registry"):
+        assert changed(before.defaults, after.defaults) == ({"registry_uri"} if field == "name" else set())
         name = "intent" if field == "name" else "sentiment"
         assert after.ir["pipelineInfo"]["name"] == f"{name}-training"
+    elif section == "cluster":
+        of_the_field = {"namespace": {"label_studio_url"}, "registry_uri": {last}, "label_studio_url": {last}}
+        assert changed(before.defaults, after.defaults) == of_the_field.get(last, set())
+        assert after.constants["deploy.cluster"][last] == ANOTHER_VALUE[field]
+        changed_constants = {"deploy.cluster"}
     elif section in ("data", "review", "promotion"):
         assert changed(before.defaults, after.defaults) == {section}
         assert changed(before.defaults[section], after.defaults[section]) == {last}
@@ -230,7 +312,7 @@ def test_a_setting_reaches_the_parameter_it_names_and_no_other(field: str, befor
     else:
         assert changed(before.defaults, after.defaults) == {last}
         assert after.defaults[last] == ANOTHER_VALUE[field]
-    assert changed(before.constants, after.constants) == CONSTANTS.get(field, set())
+    assert changed(before.constants, after.constants) == changed_constants
 
 
 def test_the_test_above_knows_every_setting() -> None:

@@ -48,7 +48,7 @@ class Loop:
     def __init__(self, spec: LoopSpec, directory: Path, **arguments: Any) -> None:
         self.spec = spec
         self._directory = directory
-        self._arguments = {"registry_uri": (directory / "registry").as_uri()} | arguments
+        self._arguments = {"registry_uri": (directory / "registry").as_uri(), "label_studio_url": ""} | arguments
         self.registry = Registry(self._arguments["registry_uri"])
         self.log = directory / "logs" / "training.log"
         self.progress: list[tuple[str, str]] = []
@@ -189,7 +189,7 @@ def test_an_error_of_another_library_keeps_its_name(spec: LoopSpec, tmp_path: Pa
 
 
 def test_progress_may_be_printed(spec: LoopSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = {"registry_uri": (tmp_path / "registry").as_uri()}
+    arguments = {"registry_uri": (tmp_path / "registry").as_uri(), "label_studio_url": ""}
     (tmp_path / "toy.csv").write_text("text,label\n", encoding="utf-8")
     with pytest.raises(PipelineFailed, match="The training data have no example of negative"):
         run_training_pipeline(spec, arguments, tmp_path / "pipeline", tmp_path / "log", print)

@@ -1,6 +1,7 @@
 """The Label Studio client against a real server: what goes in, what comes out, and what is said when it fails."""
 
 import uuid
+from datetime import UTC, datetime
 
 import pytest
 
@@ -109,6 +110,17 @@ def test_a_task_is_open_until_it_has_all_its_annotations(project: ReviewProject,
     assert list(project.open_tasks()) == [(second, "second")]
     counts = project.counts()
     assert (counts.tasks, counts.finished, counts.annotations) == (2, 1, 2)
+
+
+def test_when_the_last_task_was_finished_is_known(project: ReviewProject, reviewers: list[int]) -> None:
+    tasks = project.import_items([review_item(text) for text in ("first", "second", "open")])
+    assert project.last_finished_at() is None
+    for task, text in reversed(list(zip(tasks, ("first", "second"), strict=False))):
+        before = datetime.now(UTC)
+        for reviewer in reviewers:
+            project.annotate(task, text, "good", reviewer)
+        finished = project.last_finished_at()
+        assert finished is not None and before < finished < datetime.now(UTC)
 
 
 def test_answers_come_back_with_their_reviewers_in_the_order_they_were_recorded(

@@ -138,6 +138,33 @@ def test_the_champion_is_the_version_last_set(registry: Registry, model: Path, r
     assert registry.champion() == "v0001"
 
 
+def test_the_previous_champion_is_the_one_before_whatever_is_set_again(
+    registry: Registry, model: Path, report: Path
+) -> None:
+    for _ in range(2):
+        registry.register(registry.claim_version(), model, report, EVALUATION)
+    assert registry.previous_champion() is None
+    registry.set_champion("v0001")
+    assert registry.previous_champion() is None
+    for _ in range(2):
+        registry.set_champion("v0002")
+    assert registry.previous_champion() == "v0001"
+
+
+def test_a_claimant_gets_the_same_version_again(registry: Registry, store_uri: str) -> None:
+    barrier = threading.Barrier(3)
+
+    def claim(_: int) -> str:
+        registry = Registry(store_uri)
+        barrier.wait()
+        return registry.claim_version("step 1")
+
+    with ThreadPoolExecutor(3) as pool:
+        (claimed,) = set(pool.map(claim, range(3)))
+    assert registry.claim_version("step 1") == claimed
+    assert registry.claim_version("step 2") != claimed
+
+
 def test_only_a_registered_version_becomes_champion(registry: Registry) -> None:
     claimed = registry.claim_version()
     with pytest.raises(RegistryError, match=f"There is no version {claimed} in"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.serving.postgres import PostgresServer, postgres_server
 from tests.serving.processes import Server, predictor, running, transformer
 from tests.tiny_model import write_tiny_model
 
@@ -36,3 +37,10 @@ def serving(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         back.wait_until()
         front.wait_until()
         yield Serving(back, front, outbox_url)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server. A test that stops it starts it again."""
+    with postgres_server() as server:
+        yield server

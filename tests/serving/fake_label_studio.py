@@ -29,6 +29,8 @@ class FakeLabelStudio:
         """So many imports take effect, and are answered 500."""
         self.late_effect_s: list[float] = []
         """For each of the next imports: the connection breaks at once, and it takes effect so much later."""
+        self.answer_after_s = 0.0
+        """An import has taken effect so long before it is answered."""
         self.refused_word: str | None = None
         """An import with a text that has this word is answered 400, and has no effect."""
         self._lock = threading.Lock()
@@ -83,7 +85,9 @@ class _Handler(BaseHTTPRequestHandler):
             fake.add(tasks)
             self._answer(500, {"detail": "database is locked"})
         else:
-            self._answer(201, {"task_count": len(tasks), "task_ids": fake.add(tasks)})
+            made = fake.add(tasks)
+            time.sleep(fake.answer_after_s)
+            self._answer(201, {"task_count": len(tasks), "task_ids": made})
 
     def log_message(self, *args: Any) -> None:
         pass

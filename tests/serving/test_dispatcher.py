@@ -32,13 +32,17 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
     outbox.close()
 
 
+def review_project(fake: FakeLabelStudio) -> ReviewProject:
+    return ReviewProject(fake.url, "key", PROJECT, task_type("text-classification", ("a", "b")))
+
+
 class Running:
     """A dispatcher on a thread, stopped at the end of the ``with``."""
 
     def __init__(self, outbox: Outbox, fake: FakeLabelStudio) -> None:
-        project = ReviewProject(fake.url, "key", PROJECT, task_type("text-classification", ("a", "b")))
         self.stopping = threading.Event()
-        self._thread = threading.Thread(target=Dispatcher(outbox, project, SETTINGS, self.stopping).run, daemon=True)
+        dispatcher = Dispatcher(outbox, review_project(fake), SETTINGS, self.stopping)
+        self._thread = threading.Thread(target=dispatcher.run, daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()

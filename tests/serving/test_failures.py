@@ -280,7 +280,7 @@ def test_workers_share_one_port(serving: Serving, tmp_path: Path) -> None:
     [
         ("serving.predictor", ["--workers", "2"], "--workers must be 1"),
         ("serving.transformer", [], "--predictor_host is required"),
-        ("serving.transformer", ["--predictor_host", "x:1"], "--outbox_url is required"),
+        ("serving.transformer", ["--predictor_host", "x:1"], "--outbox_url, or REVIEWLOOP_OUTBOX_URL, is required"),
         ("serving.transformer", ["--predictor_host", "x:1", "--outbox_url", "x"], "outbox URL is not usable"),
         ("serving.transformer", ["--predictor_host", "x:1", "--audit_rate", "7"], "between 0 and 1, got 7"),
     ],

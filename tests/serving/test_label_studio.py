@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,7 @@ def test_a_dispatcher_that_is_killed_again_and_again_delivers_exactly_once(
                 # Aim at imports under way: the rows of the last one are in flight when the next is claimed.
                 seen = outbox.counts().delivered
                 wait_until(lambda s=seen: outbox.counts().delivered > s and outbox.in_flight(), "an import", 30)
-                time.sleep(chance.uniform(0.0, 0.1))
+                time.sleep(chance.uniform(0.0, 0.02))
             else:
                 time.sleep(chance.uniform(0.0, 4.0))
             dispatcher.popen.kill()
@@ -137,3 +138,29 @@ def test_a_dispatcher_that_is_killed_again_and_again_delivers_exactly_once(
     assert len(keys) == len(set(keys))
     assert sorted(keys) == sorted(i.key for i in fed)
     assert killed_in_flight > 0
+
+
+def test_a_loop_file_is_all_that_a_dispatcher_needs(
+    label_studio: LabelStudioProcess, outbox: Outbox, tmp_path: Path
+) -> None:
+    loop = tmp_path / "loop.yaml"
+    loop.write_text(
+        "name: from-a-file\n"
+        "task: {type: multi-label-classification, labels: [delivery, price], instructions: Choose all that apply}\n"
+        f"base_model: any\ndata: {{}}\ncluster: {{label_studio_url: '{label_studio.url}'}}\n",
+        encoding="utf-8",
+    )
+    task = task_type("multi-label-classification", ("delivery", "price"))
+    prediction = {"labels": ["price"], "probabilities": {"delivery": 0.2, "price": 0.6}}
+    outbox.add([replace(item(number), prediction=prediction) for number in range(3)])
+    dispatcher = Process(
+        "serving.review.dispatcher",
+        *("--loop", loop),
+        log=tmp_path / "dispatcher.log",
+        LABEL_STUDIO_API_KEY=label_studio.api_key,
+        REVIEWLOOP_OUTBOX_URL=str(outbox.engine.url),
+    )
+    with running(dispatcher):
+        all_delivered(outbox, 3)
+    project = ReviewProject(label_studio.url, label_studio.api_key, "from-a-file", task)
+    assert len(list(project.tasks(Problems()))) == 3

@@ -1,9 +1,9 @@
 """The outbox's contract, run against each database it is for."""
 
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,10 +15,8 @@ from reviewloop.records import ReviewItem
 from reviewloop.text_keys import content_key
 from serving.review import outbox_table
 from serving.review.outbox import Outbox, OutboxError
-from serving.review.outbox_table import review_items
 from serving.review.single_writer import single_writer
-
-DATABASES = ["sqlite", *(["postgresql"] if "REVIEWLOOP_TEST_POSTGRESQL" in os.environ else [])]
+from tests.serving.postgres import PostgresServer
 
 
 def item(number: int, **changes: object) -> ReviewItem:
@@ -36,15 +34,12 @@ def item(number: int, **changes: object) -> ReviewItem:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=DATABASES)
+@pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'outbox.db'}"
-    url = os.environ["REVIEWLOOP_TEST_POSTGRESQL"]
-    outbox = Outbox(url)
-    review_items.drop(outbox.engine, checkfirst=True)
-    outbox.close()
-    return url
+    postgres: PostgresServer = request.getfixturevalue("postgres")
+    return postgres.new_database()
 
 
 @pytest.fixture
@@ -56,8 +51,8 @@ def outbox(url: str) -> Iterator[Outbox]:
 
 def test_what_goes_in_comes_out_oldest_first(outbox: Outbox) -> None:
     items = [item(number) for number in range(5)]
-    outbox.add(items[:2])
-    outbox.add(items[2:])
+    for one in items:
+        outbox.add([one])
     assert outbox.claim(3) == items[:3]
     assert outbox.claim(3) == items[3:]
     assert outbox.claim(3) == []
@@ -66,8 +61,8 @@ def test_what_goes_in_comes_out_oldest_first(outbox: Outbox) -> None:
 
 def test_a_key_is_stored_once_in_whatever_state(outbox: Outbox) -> None:
     first = item(1)
-    outbox.add([first, replace(first, confidence=0.1), item(2)])
-    outbox.add([first])
+    outbox.add([first, replace(first, confidence=0.1)])
+    outbox.add([item(2), first])
     assert outbox.counts().pending == 2
     assert outbox.claim(1) == [first]
     outbox.add([first])
@@ -116,13 +111,29 @@ def test_writers_in_other_threads_lose_nothing(url: str, outbox: Outbox) -> None
     assert outbox.counts().pending == 76 + 51
 
 
+def test_processes_that_open_a_new_outbox_at_once_all_write(url: str) -> None:
+    barrier = threading.Barrier(8)
+
+    def write(number: int) -> None:
+        own = Outbox(url)
+        barrier.wait()
+        own.add([item(number), item(100)])
+        own.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    another = Outbox(url)
+    assert another.counts().pending == 9
+    another.close()
+
+
 def test_only_one_dispatcher_holds_the_lock(url: str, outbox: Outbox) -> None:
     impatient = threading.Event()
     impatient.set()
     other = Outbox(url)
-    with single_writer(outbox.engine, impatient) as first, single_writer(other.engine, impatient) as second:
+    with single_writer(outbox, impatient) as first, single_writer(other, impatient) as second:
         assert (first, second) == (True, False)
-    with single_writer(other.engine, impatient) as third:
+    with single_writer(other, impatient) as third:
         assert third
     other.close()
 
