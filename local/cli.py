@@ -284,8 +284,7 @@ def _platform(loop: Path, state: Path | None) -> Platform:
 
 def main() -> None:
     """Run the command; errors end it with a sentence, an interrupt with everything it started stopped."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         app()
     except ReviewLoopError as error:
@@ -296,6 +295,10 @@ def main() -> None:
             stop_descendants()
             console.error("Interrupted; everything that this command started has been stopped.")
         raise
+    finally:
+        # Whoever called this as a function goes on.
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

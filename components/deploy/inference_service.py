@@ -176,8 +176,11 @@ class Rollout:
                 self._check_ours(service)
             elif version is not None and not self._by_hand:
                 self._check_newest(service, version)
-            metadata = service["metadata"]
-            identity = {name: metadata[name] for name in ("name", "namespace", "resourceVersion")}
+            identity = {
+                "name": self._name,
+                "namespace": self._cluster.namespace,
+                "resourceVersion": service["metadata"]["resourceVersion"],
+            }
             try:
                 self._services.apply(
                     {

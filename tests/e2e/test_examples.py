@@ -56,7 +56,7 @@ class Loop:
     def __init__(self, spec: LoopSpec, directory: Path, **arguments: str) -> None:
         self.spec = spec
         self.directory = directory
-        self.arguments = {"registry_uri": (directory / "registry").as_uri()} | arguments
+        self.arguments = {"registry_uri": (directory / "registry").as_uri(), "label_studio_url": ""} | arguments
         self.registry = Registry(self.arguments["registry_uri"])
         self.lines: list[str] = []
 
