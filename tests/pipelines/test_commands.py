@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -168,8 +168,16 @@ def _once_a_run_is_there(api: FakePipelinesApi, act: Callable[[], Any]) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, as under `main`, also where the shell that started the tests had it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_stops_the_waiting_and_not_the_run(command: Command, uploaded: FakePipelinesApi) -> None:
-    # As `main` handles it; here it is Python's own handler.
     _once_a_run_is_there(uploaded, lambda: (time.sleep(0.1), os.kill(os.getpid(), signal.SIGINT)))
     with pytest.raises(Failed, match="No longer waiting; the run goes on"):
         command("run")
