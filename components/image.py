@@ -2,4 +2,7 @@
 
 from reviewloop import __version__
 
+IMAGE_VARIABLE = "REVIEWLOOP_IMAGE"
+"""Names the image that a step really runs in, for the lineage."""
+
 IMAGE = f"ghcr.io/reviewloop/components:{__version__}"

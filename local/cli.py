@@ -292,8 +292,7 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:
-            stop_descendants()
-            console.error("Interrupted; everything that this command started has been stopped.")
+            _stop_everything()
         raise
     finally:
         # Whoever called this as a function goes on.
@@ -310,6 +309,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _leave() -> None:
+    _stop_everything()
+    os._exit(INTERRUPTED)
+
+
+def _stop_everything() -> None:
     stop_descendants()
     console.error("Interrupted; everything that this command started has been stopped.")
-    os._exit(INTERRUPTED)

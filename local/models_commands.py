@@ -10,6 +10,7 @@ import typer
 from local.command_options import DEMO_SPEC, Loop, console
 from local.evaluations import print_evaluation
 from local.platform import Platform
+from pipelines.images import read_images
 from reviewloop.errors import RegistryError, ReviewLoopError
 from reviewloop.registry import Registry, VersionManifest
 from reviewloop.spec import LoopSpec, load_spec
@@ -120,7 +121,6 @@ def _models(loop: Path, state: Path | None) -> _Models:
 
 def _deploy_to_cluster(spec: LoopSpec, version: str) -> None:
     from components.deploy.rollout import deploy_model
-    from pipelines.images import read_images
 
     deploy_model(
         version,

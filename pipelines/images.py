@@ -7,12 +7,11 @@ from typing import Any
 
 import yaml
 
-from components.image import IMAGE
+from components.image import IMAGE, IMAGE_VARIABLE
 from reviewloop import __version__
 from reviewloop.errors import SpecError
 
 IMAGES_FILE = Path("k8s/images/kustomization.yaml")
-IMAGE_VARIABLE = "REVIEWLOOP_IMAGE"
 
 _COMPONENTS = "ghcr.io/reviewloop/components"
 _SERVING = "ghcr.io/reviewloop/serving"

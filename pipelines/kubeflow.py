@@ -1,6 +1,6 @@
 """One loop's training pipeline on Kubeflow Pipelines: its versions, runs and schedule."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -133,24 +133,12 @@ class TrainingPipeline:
 
     def runs(self) -> Iterator[Any]:
         """The runs of any version in the last :data:`HISTORY`, whoever started them, newest first."""
-        api, token = self.connection, ""
         oldest = datetime.now(UTC) - HISTORY
-        while True:
-            answer = api.call(
-                api.runs.run_service_list_runs,
-                namespace=self._namespace,
-                page_size=PAGE_SIZE,
-                page_token=token,
-                sort_by="created_at desc",
-            )
-            for run in answer.runs or []:
-                if run.created_at < oldest:
-                    return
-                if self._is_ours(run):
-                    yield run
-            token = answer.next_page_token or ""
-            if not token:
+        for run in self._list(self.connection.runs.run_service_list_runs, "runs", sort_by="created_at desc"):
+            if run.created_at < oldest:
                 return
+            if self._is_ours(run):
+                yield run
 
     def schedule(self, cron: str) -> int:
         """Make a run start at the times of ``cron``, instead of at those of all earlier schedules; how many there were.
@@ -186,18 +174,20 @@ class TrainingPipeline:
 
     def schedules(self) -> list[Any]:
         """The pipeline's recurring runs, whoever made them."""
-        api, found, token = self.connection, [], ""
+        listing = self.connection.recurring_runs.recurring_run_service_list_recurring_runs
+        return [recurring for recurring in self._list(listing, "recurring_runs") if self._is_ours(recurring)]
+
+    def _list(self, operation: Callable[..., Any], field: str, **parameters: Any) -> Iterator[Any]:
+        """Everything in the namespace that ``operation`` lists in ``field``, page by page."""
+        token = ""
         while True:
-            answer = api.call(
-                api.recurring_runs.recurring_run_service_list_recurring_runs,
-                namespace=self._namespace,
-                page_size=PAGE_SIZE,
-                page_token=token,
+            answer = self.connection.call(
+                operation, namespace=self._namespace, page_size=PAGE_SIZE, page_token=token, **parameters
             )
-            found += [recurring for recurring in answer.recurring_runs or [] if self._is_ours(recurring)]
+            yield from getattr(answer, field) or []
             token = answer.next_page_token or ""
             if not token:
-                return found
+                return
 
     def _delete(self, schedules: list[Any]) -> None:
         api = self.connection
@@ -241,20 +231,9 @@ class TrainingPipeline:
         return str(found)
 
     def _find_experiment(self, name: str) -> str | None:
-        api, token = self.connection, ""
-        while True:
-            answer = api.call(
-                api.experiments.experiment_service_list_experiments,
-                namespace=self._namespace,
-                page_size=PAGE_SIZE,
-                page_token=token,
-            )
-            for experiment in answer.experiments or []:
-                if experiment.display_name == name:
-                    return str(experiment.experiment_id)
-            token = answer.next_page_token or ""
-            if not token:
-                return None
+        listing = self.connection.experiments.experiment_service_list_experiments
+        found = (e for e in self._list(listing, "experiments") if e.display_name == name)
+        return next((str(experiment.experiment_id) for experiment in found), None)
 
     @property
     def _namespace(self) -> str | None:

@@ -10,8 +10,9 @@ from components.data_merge.component import data_merge
 from components.deploy.component import deploy
 from components.evaluate.component import evaluate
 from components.finetune.component import finetune
+from components.image import IMAGE_VARIABLE
 from components.register.component import register
-from pipelines.images import IMAGE_VARIABLE, Images
+from pipelines.images import Images
 from reviewloop.label_studio import API_KEY_VARIABLE
 from reviewloop.spec import ClusterSpec, FinetunePodSpec, LoopSpec
 

@@ -10,6 +10,7 @@ from typing import Any
 from components.evaluate.live_accuracy import estimate_live_accuracy
 from components.evaluate.metrics import TestSetMetrics, measure, roc
 from components.evaluate.promotion import Decision, decide, paired_bootstrap
+from components.image import IMAGE_VARIABLE
 from reviewloop import __version__
 from reviewloop.dataset import read_reviewed_traffic, read_summary, read_test_set, test_set_names
 from reviewloop.errors import ModelLoadError
@@ -21,7 +22,6 @@ from reviewloop.task_types import TaskType
 from reviewloop.task_types.base import Counts
 
 CODE_VERSION_VARIABLE = "REVIEWLOOP_CODE_VERSION"
-IMAGE_VARIABLE = "REVIEWLOOP_IMAGE"
 
 _FIRST = Decision("promoted", ("It is the first version: there is no champion to compare it with.",))
 
